@@ -1,0 +1,19 @@
+"""``atelier info MODEL``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def info(
+    model: Annotated[Path, typer.Argument(help="A weight file (.pth, .safetensors).")],
+    size: Annotated[str, typer.Option("--size", help="Input height x width for MACs and memory.")] = "64x64",
+    param_key: Annotated[Optional[str], typer.Option("--param-key", help="Entry of the file to read.")] = None,  # noqa: UP045
+) -> None:
+    """What a weight file holds: architecture, scale, channels, parameters, MACs, memory."""
+    from atelier.archs.info import describe, parse_size
+
+    typer.echo(describe(model, size=parse_size(size), param_key=param_key))

@@ -1,0 +1,73 @@
+"""``atelier``: one command for everything; every user's mistake is one message and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from atelier.cli import data as data_commands
+from atelier.cli import options as options_commands
+from atelier.cli.demo import demo
+from atelier.cli.info import info
+from atelier.cli.restore import restore
+from atelier.cli.train import report, train
+from atelier.errors import UserError
+
+app = typer.Typer(
+    name="atelier",
+    help="A workshop for image and video restoration networks: train, measure and run them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command()(train)
+app.command()(restore)
+app.command()(report)
+app.command()(info)
+app.add_typer(data_commands.app, name="data", help="Data set tools: check, crop, preview, shards.")
+app.add_typer(options_commands.app, name="options", help="Check an option file; JSON Schema for editors.")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("atelier"))
+        raise typer.Exit
+
+
+def with_dashes(arguments: Sequence[str]) -> list[str]:
+    """Accept ``--auto_resume`` for ``--auto-resume``: users of this field type either.
+
+    Only names of long flags are touched, never their values, nor anything after ``--``.
+    """
+    changed = []
+    for index, word in enumerate(arguments):
+        if word == "--":
+            return [*changed, *arguments[index:]]
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = name.replace("_", "-") + equals + value
+        changed.append(word)
+    return changed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app(args=with_dashes(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; that is its right.
+        sys.stderr.close()
+        sys.exit(141)

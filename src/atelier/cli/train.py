@@ -1,0 +1,57 @@
+"""``atelier train`` and ``atelier report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+OptionFile = Annotated[Path, typer.Option("-opt", "--opt", help="Option file (YAML, or JSON with // comments).")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045  typer reads the annotation at run time
+    typer.Argument(help="Overrides, for example train.total_iter=2000", metavar="[KEY=VALUE]..."),
+]
+
+
+def train(
+    opt: OptionFile,
+    overrides: Overrides = None,
+    auto_resume: Annotated[bool, typer.Option("--auto-resume", help="Continue from the newest checkpoint.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume although options that decide the past changed.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="A few steps, validation, checkpoint and resume check; then stop.")
+    ] = False,
+    launcher: Annotated[str, typer.Option("--launcher", help="none, or pytorch under torchrun.")] = "none",
+    local_rank: Annotated[Optional[int], typer.Option("--local-rank", hidden=True)] = None,  # noqa: UP045
+) -> None:
+    """Train a network: models, logs, pictures and a report under experiments/NAME."""
+    from atelier.errors import UserError
+
+    if launcher not in {"none", "pytorch"}:
+        raise UserError(f"--launcher {launcher}: allowed are none and pytorch")
+    from atelier.options.read import load_run_options
+
+    # Mistakes in the file are told before torch is loaded.
+    options = load_run_options(opt, overrides or [])
+    if debug:
+        from atelier.train.debug import debug_run
+
+        typer.echo(debug_run(options, launcher=launcher))
+        return
+    from atelier.train.run import train as run
+
+    result = run(options, auto_resume=auto_resume, accept_changes=accept_changes, launcher=launcher)
+    raise typer.Exit(result.exit_code)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder, experiments/NAME.")],
+    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Default: report.html in it.")] = None,  # noqa: UP045
+) -> None:
+    """Write a run's report.html again (a run writes it when it ends)."""
+    from atelier.evaluate.report import write_report
+
+    typer.echo(write_report(run, output))

@@ -1,0 +1,91 @@
+"""``atelier train --debug``: every part of a run once, in a few steps."""
+
+from __future__ import annotations
+
+import torch
+
+from atelier.errors import RunStopped
+from atelier.options.schema import RunOptions
+from atelier.train.checkpoint import CheckpointStore
+from atelier.train.distributed import Ranks, choose_device
+from atelier.train.folder import RunFolder
+from atelier.train.run import train
+from atelier.train.trainer import Trainer
+
+#: Steps of a debug run: as many as BasicSR's debug interval.
+STEPS = 8
+
+
+def debug_options(options: RunOptions) -> RunOptions:
+    """The same run, eight steps long: prints each step, validates on two pictures at half way and at the end.
+
+    Nothing is written outside ``experiments/debug_NAME``: the shard cache moves in there too.
+    """
+    name = f"debug_{options.name}"
+    root = options.path.experiments_root / name
+    return options.model_copy(
+        update={
+            "name": name,
+            "train": options.train.model_copy(update={"total_iter": STEPS}),
+            "val": options.val.model_copy(update={"val_freq": STEPS // 2, "max_images": 2}),
+            "logger": options.logger.model_copy(
+                update={"print_freq": 1, "save_checkpoint_freq": STEPS // 2, "use_tb_logger": False}
+            ),
+            "path": options.path.model_copy(update={"resume_state": None}),
+            "cache": options.cache.model_copy(update={"folder": root / "cache"}),
+        }
+    )
+
+
+def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
+    """Run it, then load the last checkpoint into fresh networks and compare every value.
+
+    Returns:
+        One sentence saying what was checked.
+
+    Raises:
+        UserError: whatever would also have stopped the real run.
+    """
+    short = debug_options(options)
+    folder = RunFolder(short.run_dir)
+    if launcher == "none":
+        folder.remove()
+    result = train(short, launcher=launcher)
+    if result.exit_code:
+        return f"debug: stopped by a signal at step {result.iteration}"
+    if result.report is None:
+        return ""
+    checked = check_resume(short, folder)
+    return (
+        f"debug: {STEPS} steps, validation, checkpoint and report work; {checked}. "
+        f"Everything it wrote is in {folder.root}"
+    )
+
+
+def check_resume(options: RunOptions, folder: RunFolder) -> str:
+    """Load the newest checkpoint into a new trainer and save its state again: both must be equal.
+
+    Raises:
+        RunStopped: a value differs, or there is no checkpoint.
+    """
+    checkpoint = CheckpointStore(folder).newest()
+    if checkpoint is None:
+        raise RunStopped(f"debug: no complete checkpoint in {folder.states}")
+    trainer = Trainer(options, Ranks(0, 1, choose_device(options.num_gpu)))
+    stored = checkpoint.load_state()
+    trainer.load(stored, checkpoint.models)
+    again = trainer.state()
+    different = [key for key, value in again.items() if not _equal(value, stored[key])]
+    if different:
+        raise RunStopped(f"debug: resuming does not restore {', '.join(different)}")
+    return f"the checkpoint of step {checkpoint.iteration} resumes"
+
+
+def _equal(left: object, right: object) -> bool:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return bool(torch.equal(left.cpu(), right.cpu()))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(_equal(a, b) for a, b in zip(left, right, strict=True))
+    return left == right

@@ -1,0 +1,88 @@
+"""Continuing a run: which checkpoint, and whether the options still describe the same past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import UserError
+from atelier.options.diff import OptionChange, diff_options
+from atelier.options.schema import RunOptions
+from atelier.train.checkpoint import Checkpoint, CheckpointStore
+from atelier.train.folder import RunFolder
+
+#: Options that decide what the steps before the checkpoint saw. Changing one of them makes the resumed run differ
+#: from any run that was never stopped, so it needs an explicit yes.
+PAST = ("scale", "manual_seed", "degradation", "objective", "datasets.train", "network_g", "global_batch", "data")
+
+#: Parts of the past that do not change any sample.
+HARMLESS = (
+    "datasets.train.num_worker_per_gpu",
+    "datasets.train.prefetch",
+    "datasets.train.pin_memory",
+    "datasets.train.name",
+    "datasets.train.batch_size_per_gpu",  # counted through global_batch
+)
+
+
+def choose_checkpoint(
+    options: RunOptions, store: CheckpointStore, *, auto_resume: bool, report: Callable[[str], None]
+) -> Checkpoint | None:
+    """The checkpoint to continue from: ``path.resume_state``, else the newest complete one with ``--auto_resume``.
+
+    Raises:
+        UserError: ``resume_state`` names a file that is no complete checkpoint.
+    """
+    state_path = options.path.resume_state
+    if state_path is not None:
+        return _named_checkpoint(state_path)
+    return store.newest(report) if auto_resume else None
+
+
+def _named_checkpoint(state_path: Path) -> Checkpoint:
+    if not state_path.exists():
+        raise UserError(f"path.resume_state: {state_path} does not exist")
+    if state_path.suffix != ".state" or not state_path.stem.isdigit():
+        raise UserError(f"path.resume_state: {state_path}: expected a file like training_states/5000.state")
+    store = CheckpointStore(RunFolder(state_path.parent.parent))
+    checkpoint = store.complete(int(state_path.stem))
+    if checkpoint is None:
+        older = store.newest()
+        hint = f"; the newest complete one there is {older.state_path}" if older else ""
+        raise UserError(
+            f"path.resume_state: {state_path} belongs to no complete checkpoint (its manifest or a model file is "
+            f"missing or damaged){hint}"
+        )
+    return checkpoint
+
+
+def compare_past(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, accept: bool, report: Callable[[str], None]
+) -> list[OptionChange]:
+    """Show what changed since the checkpoint; refuse changes of the past unless ``accept``.
+
+    Args:
+        old: the options (plus ``global_batch`` and ``data``) stored with the checkpoint.
+        new: the same of this start.
+
+    Raises:
+        UserError: an option that changes the past differs and ``accept`` is false.
+    """
+    changes = [change for change in diff_options(dict(old), dict(new)) if not _below(change.path, HARMLESS)]
+    if not changes:
+        return []
+    report("options changed since the checkpoint:\n" + "\n".join(f"  {change.text()}" for change in changes))
+    past = [change for change in changes if _below(change.path, PAST)]
+    if past and not accept:
+        raise UserError(
+            "these changes alter what the saved steps would have been, so the resumed run would match no "
+            "uninterrupted one:\n"
+            + "\n".join(f"  {change.text()}" for change in past)
+            + "\nundo them, start a new run under another name, or say --accept-changes"
+        )
+    return changes
+
+
+def _below(path: str, prefixes: tuple[str, ...]) -> bool:
+    return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)

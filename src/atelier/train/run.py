@@ -1,0 +1,359 @@
+"""One training run from options to report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atelier.data.loader import TrainingData
+from atelier.errors import RunStopped
+from atelier.evaluate.report import write_report
+from atelier.options.read import load_run_options, save_run_options
+from atelier.options.schema import RunOptions
+from atelier.progress import progress
+from atelier.train.checkpoint import Checkpoint, CheckpointStore
+from atelier.train.distributed import Ranks, ranks_of
+from atelier.train.environment import peak_memory_mb, write_environment
+from atelier.train.folder import RunFolder
+from atelier.train.resume import choose_checkpoint, compare_past
+from atelier.train.stopping import StopRequest, listening
+from atelier.train.tracking import Tracker
+from atelier.train.trainer import Trainer
+from atelier.train.validating import Validator
+
+#: With several ranks a wish to stop is shared every so many steps, so that all of them stop at the same one.
+STOP_CHECK = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: ``experiments/NAME``.
+        iteration: the last step that was trained.
+        finished: False when a signal stopped the run before ``total_iter``.
+        exit_code: 0, or 128 + signal number.
+        metrics: set -> metric -> mean of the last validation.
+        report: path of ``report.html`` (rank 0 only).
+    """
+
+    folder: Path
+    iteration: int
+    finished: bool
+    exit_code: int
+    metrics: Mapping[str, Mapping[str, float]]
+    report: Path | None
+
+
+def train(
+    source: RunOptions | Mapping[str, Any] | str | Path,
+    overrides: tuple[str, ...] | list[str] = (),
+    *,
+    auto_resume: bool = False,
+    accept_changes: bool = False,
+    launcher: str = "none",
+    quiet: bool = False,
+) -> RunResult:
+    """Train a network.
+
+    Args:
+        source: options, a mapping of them, or the path of an option file.
+        overrides: ``key=value`` strings that win over the file.
+        auto_resume: continue from the newest complete checkpoint of this name, if there is one.
+        accept_changes: continue even though options that decide the past have changed.
+        launcher: ``none``, or ``pytorch`` under torchrun.
+        quiet: show no progress bar.
+
+    Returns:
+        Where everything is, and the last validation.
+
+    Raises:
+        UserError: anything the user can mend, in one message.
+    """
+    options = load_run_options(source, overrides)
+    with ranks_of(options, launcher) as ranks:
+        return _Run(options, ranks, quiet=quiet).go(auto_resume=auto_resume, accept_changes=accept_changes)
+
+
+class _Run:
+    """The steps of :func:`train`, sharing what they need."""
+
+    def __init__(self, options: RunOptions, ranks: Ranks, *, quiet: bool) -> None:
+        self.options, self.ranks = options, ranks
+        self.quiet = quiet or not ranks.first
+        self.folder = RunFolder(options.run_dir)
+        suffix = ".safetensors" if options.checkpoint_format == "safetensors" else ".pth"
+        self.store = CheckpointStore(self.folder, suffix)
+        self.notes: list[str] = []
+
+    def go(self, *, auto_resume: bool, accept_changes: bool) -> RunResult:
+        """Set up, train, finish."""
+        options, ranks = self.options, self.ranks
+        # Everything that can be wrong with data and network is found before the older run is moved aside.
+        checkpoint = choose_checkpoint(options, self.store, auto_resume=auto_resume, report=self.notes.append)
+        data = self._training_data()
+        validator = Validator(options, ranks, self.folder)
+        trainer = Trainer(options, ranks)
+        past = {
+            **options.model_dump(mode="json"),
+            "global_batch": options.datasets.train.batch_size_per_gpu * ranks.world,
+            "data": data.fingerprint,
+        }
+        restored = self._restore(checkpoint, trainer, validator, past, accept=accept_changes)
+        if ranks.first:
+            self._open_folder(checkpoint)
+        ranks.barrier()
+        resolved = options.model_dump(mode="json")
+        self.tracker = Tracker(
+            self.folder, options.logger, options.name, resolved, start_iter=trainer.iteration, active=ranks.first
+        )
+        try:
+            self._introduce(trainer, data, restored)
+            with listening() as stop:
+                try:
+                    metrics = self._loop(trainer, data, validator, past, stop)
+                except RunStopped as error:
+                    self.tracker.say(f"stopped: {error}")
+                    raise
+            return self._finish(trainer, stop, metrics)
+        finally:
+            data.close()
+            self.tracker.close()
+
+    def _training_data(self) -> TrainingData:
+        options, ranks = self.options, self.ranks
+        return TrainingData(
+            options.datasets.train,
+            scale=options.scale,
+            degradation=options.effective_degradation.build(options.scale),
+            seed=options.manual_seed,
+            global_batch=options.datasets.train.batch_size_per_gpu * ranks.world,
+            rank=ranks.rank,
+            world=ranks.world,
+            in_channels=options.network_g.in_channels,
+            device=ranks.device,
+            cache=options.cache,
+            quiet=self.quiet,
+        )
+
+    def _restore(
+        self,
+        checkpoint: Checkpoint | None,
+        trainer: Trainer,
+        validator: Validator,
+        past: Mapping[str, Any],
+        *,
+        accept: bool,
+    ) -> list[str]:
+        if checkpoint is None:
+            return []
+        state = checkpoint.load_state()
+        if "past" in state:
+            compare_past(state["past"], past, accept=accept, report=self.notes.append)
+        restored = trainer.load(state, checkpoint.models)
+        validator.best = state.get("best")
+        return restored
+
+    def _open_folder(self, checkpoint: Checkpoint | None) -> None:
+        """Make the run's folder ready; on a fresh start an older run of this name is renamed, never overwritten."""
+        if checkpoint is None or checkpoint.state_path.parent != self.folder.states:
+            old = self.folder.archive()
+            if old is not None:
+                self.notes.append(f"an older run of this name was kept as {old}")
+                if checkpoint is not None and not checkpoint.state_path.exists():
+                    self.notes.append("(the checkpoint this run continues from moved with it)")
+        else:
+            self.folder.keep_metrics_until(checkpoint.iteration)
+            later = self.store.supersede_after(checkpoint.iteration)
+            if later:
+                self.notes.append(f"checkpoints of later steps no longer count: {', '.join(map(str, later))}")
+        self.folder.create()
+        save_run_options(self.options, self.folder.options)
+        write_environment(self.folder.root / "environment.json", self.ranks)
+
+    def _introduce(self, trainer: Trainer, data: TrainingData, restored: list[str]) -> None:
+        options = self.options
+        say = self.tracker.say
+        net = trainer.nets["g"]
+        count = sum(parameter.numel() for parameter in net.parameters())
+        say(f"run {options.name}: {options.network_g.type} x{options.scale}, {count:,} parameters, on {self.ranks.device}")
+        say(
+            f"data: {len(data):,} pictures, {options.datasets.train.batch_size_per_gpu} x {self.ranks.world} samples "
+            f"a step, {options.train.total_iter:,} steps"
+        )
+        for note in [*options.warnings(), *self.notes]:
+            say(f"note: {note}")
+        if trainer.start_report is not None and not restored:
+            say(trainer.start_report)
+        if restored:
+            say("resumed: " + ", ".join(restored))
+
+    def _loop(
+        self, trainer: Trainer, data: TrainingData, validator: Validator, past: Mapping[str, Any], stop: StopRequest
+    ) -> dict[str, dict[str, float]]:
+        options, ranks = self.options, self.ranks
+        logger, total = options.logger, options.train.total_iter
+        metrics: dict[str, dict[str, float]] = {}
+        if validator.sets:
+            self._baseline(validator, fresh=trainer.iteration == 0)
+        pace = _Pace(trainer.iteration, data)
+        saved = trainer.iteration
+        with progress("training", total, "steps", done=trainer.iteration, quiet=self.quiet or not _terminal()) as bar:
+            for batch in data.batches(trainer.iteration + 1, total):
+                trainer.step(batch)
+                step = trainer.iteration
+                last = step == total
+                bar.advance()
+                if step % logger.print_freq == 0 or last:
+                    self._print(trainer, pace, bar.advance)
+                validates = bool(validator.sets) and (step % options.val.val_freq == 0 or last)
+                saves = step % logger.save_checkpoint_freq == 0 or last
+                stops = not last and self._should_stop(stop, step)
+                if validates or saves or stops:
+                    self._check_health(trainer)
+                if validates:
+                    with pace.paused():
+                        metrics = self._validate(trainer, validator)
+                if saves or stops:
+                    with pace.paused():
+                        self._save(trainer, validator, past)
+                    saved = step
+                if stops:
+                    self.tracker.say(
+                        f"{stop.name or 'another rank'}: stopped after step {saved}, which is saved; "
+                        "the same command with --auto_resume continues"
+                    )
+                    break
+        return metrics
+
+    def _should_stop(self, stop: StopRequest, step: int) -> bool:
+        if self.ranks.world == 1:
+            return bool(stop)
+        return step % STOP_CHECK == 0 and self.ranks.any(bool(stop))
+
+    def _check_health(self, trainer: Trainer) -> None:
+        """Raise on every rank if any saw a non-finite value; nothing is saved after that."""
+        message = None
+        try:
+            trainer.health.verdict()
+        except RunStopped as error:
+            message = str(error)
+        self.ranks.agree_on_error(message)
+
+    def _print(self, trainer: Trainer, pace: _Pace, note: Callable[..., None]) -> None:
+        self._check_health(trainer)
+        means = trainer.meters.means(self.ranks)
+        norm = means.pop("grad_norm", None)
+        steps, seconds, waiting = pace.take(trainer.iteration)
+        images = self.options.datasets.train.batch_size_per_gpu * self.ranks.world
+        record = {
+            "kind": "train",
+            "iter": trainer.iteration,
+            "lr": trainer.learning_rate,
+            "losses": means,
+            "images_per_s": images * steps / seconds,
+            "data_share": min(waiting / seconds, 1.0),
+            "memory_mb": peak_memory_mb(self.ranks.device),
+            "grad_norm": norm,
+        }
+        self.tracker.record(record)
+        if not self.ranks.first:
+            return
+        epoch = (trainer.iteration - 1) * images // pace.pictures
+        line = self.tracker.train_line(
+            record, self.options.train.total_iter, epoch, (seconds / steps, waiting / steps)
+        )
+        if _terminal() and not self.quiet:
+            self.tracker.log_only(line)
+            note(0, note=" ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        else:
+            self.tracker.say(line)
+
+    def _baseline(self, validator: Validator, *, fresh: bool) -> None:
+        for result in validator.baselines().values():
+            if fresh:
+                self.tracker.record(result.record("baseline"))
+
+    def _validate(self, trainer: Trainer, validator: Validator) -> dict[str, dict[str, float]]:
+        with trainer.evaluating():
+            net, averaged = trainer.evaluation_net()
+            results = validator.run(net, trainer.iteration, averaged=averaged, quiet=self.quiet)
+            if validator.note_best(results, trainer.iteration) and self.ranks.first:
+                best = self.folder.models / f"net_g_best{self.store.suffix}"
+                trainer.weight_writers()["g"](best)
+        for result in results.values():
+            self.tracker.record(result.record("validation"))
+        best_so_far = validator.best or {}
+        self.tracker.say(
+            f"validation at step {trainer.iteration}\n{validator.table(results)}\n"
+            f"best {best_so_far.get('metric')} on {best_so_far.get('set')}: {best_so_far.get('value', 0.0):.4f} "
+            f"@ {best_so_far.get('iter')} iter"
+        )
+        return {key: dict(result.means) for key, result in results.items()}
+
+    def _save(self, trainer: Trainer, validator: Validator, past: Mapping[str, Any]) -> None:
+        """Save on rank 0; a failure there ends the run on every rank with its reason."""
+        message = None
+        if self.ranks.first:
+            try:
+                state = {**trainer.state(), "past": dict(past), "best": validator.best}
+                self.store.save(trainer.iteration, trainer.weight_writers(), state)
+                self.store.prune(self.options.logger.keep_last, trainer.iteration)
+            except RunStopped as error:
+                message = str(error)
+        self.ranks.agree_on_error(message)
+
+    def _finish(self, trainer: Trainer, stop: StopRequest, metrics: dict[str, dict[str, float]]) -> RunResult:
+        finished = trainer.iteration >= self.options.train.total_iter
+        report = None
+        if self.ranks.first:
+            report = write_report(self.folder.root)
+            self.tracker.say(f"report: {report}")
+        code = 0 if finished else (stop.exit_code or 143)
+        return RunResult(self.folder.root, trainer.iteration, finished, code, metrics, report)
+
+
+class _Pace:
+    """Seconds per step and the share of them spent waiting for data, validation and saving left out."""
+
+    def __init__(self, iteration: int, data: TrainingData) -> None:
+        self.pictures = len(data)
+        self._data = data
+        self._iteration = iteration
+        self._start = time.monotonic()
+        self._waited = data.wait_s
+        self._pause = 0.0
+        self._pause_start = 0.0
+
+    def paused(self) -> _Pace:
+        """A context whose time does not count."""
+        return self
+
+    def __enter__(self) -> None:
+        self._pause_start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._pause += time.monotonic() - self._pause_start
+
+    def take(self, iteration: int) -> tuple[int, float, float]:
+        """Steps, seconds and seconds of waiting since the last call."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.monotonic()
+        steps = max(iteration - self._iteration, 1)
+        seconds = max(now - self._start - self._pause, 1e-9)
+        waiting = self._data.wait_s - self._waited
+        self._iteration, self._start, self._pause, self._waited = iteration, now, 0.0, self._data.wait_s
+        return steps, seconds, waiting
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()
+

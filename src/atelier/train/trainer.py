@@ -1,0 +1,254 @@
+"""The networks in training, one step at a time, and everything a resume needs to continue bit for bit.
+
+The trainer knows nothing of files, folders or logs: :mod:`atelier.train.run` drives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from atelier.archs.compiling import compile_blocks
+from atelier.archs.load import load_state
+from atelier.archs.weights import StateFile, read_weights, save_weights, written_state
+from atelier.data.batch import Batch
+from atelier.errors import UserError
+from atelier.options.schema import RunOptions
+from atelier.randomness import Streams
+from atelier.train.distributed import Ranks
+from atelier.train.ema import EMA
+from atelier.train.gradients import clip_gradients, gradient_norm
+from atelier.train.health import Health
+from atelier.train.meters import Meters
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """Networks, optimisers, averages and counters of one run.
+
+    Args:
+        options: the run.
+        ranks: this process among all of them.
+    """
+
+    def __init__(self, options: RunOptions, ranks: Ranks) -> None:
+        self.options, self.ranks = options, ranks
+        self.iteration = 0
+        train = options.train
+        if train.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        torch.manual_seed(Streams(options.manual_seed, 0, 0).torch_seed("weights"))
+        self.network_options = self._network_options()
+        self.nets: dict[str, nn.Module] = {}
+        for role, network in self.network_options.items():
+            net = network.build().to(ranks.device)
+            self.nets[role] = net.to(memory_format=torch.channels_last) if train.channels_last else net
+        if options.path.pretrain_network_g is not None:
+            report = load_state(
+                self.nets["g"], read_weights(options.path.pretrain_network_g, options.path.param_key_g)
+            )
+            self.start_report: str | None = report.text()
+        else:
+            self.start_report = None
+        self._wrapped = {role: self._wrap(net) for role, net in self.nets.items()}
+        self.objective = options.objective.build(
+            nets=self._wrapped, losses=train.all_losses, device=ranks.device
+        )
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.schedules: dict[str, Callable[[int], float]] = {}
+        for role, net in self.nets.items():
+            optimizer_options = getattr(train, f"optim_{role}")
+            self.optimizers[role] = optimizer_options.build(
+                [each for each in net.parameters() if each.requires_grad], ranks.device
+            )
+            self.schedules[role] = train.scheduler.build(optimizer_options.lr, train.total_iter, train.warmup_iter)
+        self.ema = EMA(self.nets["g"], train.ema_decay) if train.ema_decay > 0 else None
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=train.precision == "fp16")
+        self.health = Health(options.health)
+        self.meters = Meters(ranks.device)
+
+    def _network_options(self) -> dict[str, Any]:
+        found = {}
+        for role in type(self.options.objective).roles:
+            network = getattr(self.options, f"network_{role}", None)
+            if network is None:
+                raise UserError(f"objective {self.options.objective.type} trains network_{role}, but none is given")
+            found[role] = network
+        return found
+
+    def _wrap(self, net: nn.Module) -> nn.Module:
+        if self.options.train.compile:
+            compile_blocks(net)
+        if self.ranks.world == 1:
+            return net
+        devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
+        return DistributedDataParallel(net, device_ids=devices)
+
+    # one step
+
+    def step(self, batch: Batch) -> None:
+        """Train on this rank's share of step ``iteration + 1``.
+
+        Nothing here waits for the device: losses are added up where they are and read at the next print.
+        """
+        step = self.iteration + 1
+        # What networks draw themselves (dropout, drop path) is a function of seed, step and rank as well.
+        torch.manual_seed(Streams(self.options.manual_seed, step, self.ranks.rank).torch_seed("network"))
+        for role, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedules[role](step)
+            optimizer.zero_grad(set_to_none=True)
+        accumulate = self.options.train.accumulate
+        terms: dict[str, Tensor] = {}
+        for index, micro in enumerate(batch.split(accumulate)):
+            with self._sync(last=index == accumulate - 1):
+                for name, value in self._micro_step(micro, step).items():
+                    terms[name] = terms.get(name, 0) + value / accumulate
+        norm = self._update(step)
+        self.health.watch(step, terms, norm, batch.samples)
+        self.meters.add(terms | ({"grad_norm": norm} if norm is not None else {}))
+        self.iteration = step
+
+    def _micro_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Forward and backward of one micro-batch; the gradients stay in the parameters."""
+        if self.options.train.channels_last:
+            batch = batch.to(memory_format=torch.channels_last)
+        terms: dict[str, Tensor] = {}
+        parts = self.objective.parts(batch, step)
+        while True:
+            with self._autocast():
+                part = next(parts, None)
+            if part is None:
+                return terms
+            self.scaler.scale(part.total / self.options.train.accumulate).backward()  # type: ignore[no-untyped-call]
+            terms.update(part.terms)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        dtype = PRECISIONS[self.options.train.precision]
+        if dtype is None:
+            return nullcontext()
+        return torch.autocast(self.ranks.device.type, dtype)
+
+    def _sync(self, *, last: bool) -> ExitStack:
+        """Ranks exchange gradients on the last micro-batch only."""
+        stack = ExitStack()
+        if not last:
+            for net in self._wrapped.values():
+                if isinstance(net, DistributedDataParallel):
+                    stack.enter_context(net.no_sync())
+        return stack
+
+    def _update(self, step: int) -> Tensor | None:
+        """Clip, step the optimisers of this step's roles, average; returns the generator's gradient norm."""
+        norm_g: Tensor | None = None
+        for role in self.objective.active_roles(step):
+            optimizer = self.optimizers[role]
+            self.scaler.unscale_(optimizer)
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            limit = self.options.train.grad_clip
+            norm = gradient_norm(parameters) if limit is None else clip_gradients(parameters, limit)
+            if role == "g":
+                norm_g = norm
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update()
+        # Overflow is how fp16 finds its scale: the scaler skips such a step, so its norm is no sign of illness.
+        return None if self.scaler.is_enabled() else norm_g
+
+    # what is measured and saved
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate the generator's optimiser used in the last step."""
+        return float(self.optimizers["g"].param_groups[0]["lr"])
+
+    def evaluation_net(self) -> tuple[nn.Module, bool]:
+        """The network to validate, and whether it holds averaged weights."""
+        if self.ema is not None:
+            return self.ema.net, True
+        return self.nets["g"], False
+
+    def weight_writers(self) -> dict[str, Callable[[Path], None]]:
+        """Role -> function that writes that network's weight file (``params`` and, for g, ``params_ema``)."""
+        return {role: lambda path, role=role: self._write_weights(role, path) for role in self.nets}
+
+    def _write_weights(self, role: str, path: Path) -> None:
+        states = {"params": written_state(self.nets[role])}
+        if role == "g" and self.ema is not None:
+            states["params_ema"] = written_state(self.ema.net)
+        network = self.network_options[role]
+        metadata = {
+            "arch": network.type,
+            "options": network.model_dump(mode="json", exclude={"type"}),
+            "name": self.options.name,
+            "iter": self.iteration,
+        }
+        save_weights(path, states, metadata)
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the weight files that a resume needs; tensors and plain values only."""
+        state: dict[str, Any] = {
+            "epoch": 0,
+            "iter": self.iteration,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.values()],
+            "schedulers": [],
+            "roles": list(self.optimizers),
+            "parameters": {role: [name for name, _ in net.named_parameters()] for role, net in self.nets.items()},
+            "scaler": self.scaler.state_dict(),
+            "objective": self.objective.state_dict(),
+            "meters": self.meters.state_dict(),
+        }
+        if self.options.checkpoint_format == "safetensors":
+            # A safetensors file holds one set of weights, so the trained and the averaged ones stand here.
+            state["params"] = {role: net.state_dict() for role, net in self.nets.items()}
+            state["params_ema"] = self.ema.net.state_dict() if self.ema is not None else None
+        return state
+
+    def load(self, state: Mapping[str, Any], models: Mapping[str, Path]) -> list[str]:
+        """Continue from a checkpoint; returns what was restored, one phrase each.
+
+        Raises:
+            UserError: the checkpoint belongs to another network or other optimisers.
+        """
+        for role, net in self.nets.items():
+            if role not in models:
+                raise UserError(f"the checkpoint holds no network_{role}")
+            params, average = self._stored_weights(role, state, models[role])
+            load_state(net, params)
+            if role == "g" and self.ema is not None:
+                load_state(self.ema.net, average if average is not None else params)
+        if list(state.get("roles", ["g"])) != list(self.optimizers):
+            raise UserError(f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}")
+        for optimizer, stored in zip(self.optimizers.values(), state["optimizers"], strict=True):
+            try:
+                optimizer.load_state_dict(stored)
+            except (ValueError, KeyError) as error:
+                raise UserError(f"the checkpoint's optimiser does not fit this run: {error}") from error
+        self.scaler.load_state_dict(state.get("scaler") or {}) if self.scaler.is_enabled() else None
+        self.objective.load_state_dict(state.get("objective") or {})
+        self.meters.load_state_dict(state.get("meters") or {})
+        self.iteration = int(state["iter"])
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
+        restored = [f"weights of network_{role} ({models[role].name})" for role in self.nets]
+        restored += ["averaged weights"] if self.ema is not None else []
+        return [*restored, f"optimiser ({kinds})", f"step {self.iteration}", "place in the data plan"]
+
+    def _stored_weights(self, role: str, state: Mapping[str, Any], path: Path) -> tuple[StateFile, StateFile | None]:
+        if "params" in state:
+            average = state.get("params_ema") if role == "g" else None
+            return (
+                StateFile(state["params"][role], "params", {}, path),
+                StateFile(average, "params_ema", {}, path) if average is not None else None,
+            )
+        params = read_weights(path, "params")
+        wants_average = role == "g" and self.ema is not None
+        return params, read_weights(path) if wants_average else None

@@ -1,0 +1,90 @@
+"""Two gloo ranks against one process with the same global batch."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import small_run
+
+from atelier.train.run import train
+
+#: Summation order differs between one batch of four and two of two; float32 and Adam's division leave this much.
+TOLERANCE = 2e-5
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def torchrun(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
+            "-m", "atelier", "train", "-opt", str(path), "--launcher", "pytorch", *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )  # fmt: skip
+
+
+def two_rank_options(root: Path) -> dict[str, Any]:
+    options = small_run(root)
+    options["datasets"]["train"]["batch_size_per_gpu"] = 2
+    options["datasets"]["val"]["pictures"] = ["chelsea", "coins", "astronaut"][::2]
+    return options
+
+
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.yml"
+    path.write_text(json.dumps(two_rank_options(tmp_path / "two")))
+    result = torchrun(path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    options = two_rank_options(tmp_path / "one")
+    options["datasets"]["train"]["batch_size_per_gpu"] = 4
+    one = train(options, quiet=True).folder
+    two = tmp_path / "two" / "small"
+    for key in ("params", "params_ema"):
+        left, right = (torch.load(run / "models/net_g_8.pth", weights_only=True)[key] for run in (one, two))
+        worst = max(float((left[name] - right[name]).abs().max()) for name in left)
+        assert worst < TOLERANCE
+    last = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (one, two)]
+    assert last[0]["images"].keys() == last[1]["images"].keys()
+    for name, values in last[0]["images"].items():
+        assert abs(values["psnr"] - last[1]["images"][name]["psnr"]) < 1e-2
+
+
+def test_a_rank_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    plugin = tmp_path / "dying_rank.py"
+    plugin.write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from atelier.train.trainer import Trainer\n"
+        "    from atelier.errors import RunStopped\n"
+        "    real = Trainer.step\n"
+        "    def step(self, batch):\n"
+        "        if self.iteration == 2:\n"
+        "            raise RunStopped('the second machine lost its mind')\n"
+        "        real(self, batch)\n"
+        "    Trainer.step = step\n"
+    )
+    path = tmp_path / "run.yml"
+    path.write_text(json.dumps({**two_rank_options(tmp_path / "two"), "plugins": ["dying_rank"]}))
+    import os
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    try:
+        result = torchrun(path)
+    finally:
+        os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].split(os.pathsep, 1)[1]
+    assert result.returncode != 0
+    assert "the second machine lost its mind" in result.stdout + result.stderr

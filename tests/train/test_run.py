@@ -1,0 +1,340 @@
+"""The whole path, in seconds: a run leaves what it promises and resumes bit for bit from any stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import small_run
+
+from atelier.errors import RunStopped, UserError
+from atelier.train.run import train
+
+
+def weights(folder: Path, iteration: int) -> dict[str, Any]:
+    return torch.load(folder / "models" / f"net_g_{iteration}.pth", weights_only=True)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run without what depends on the clock and the machine."""
+    clock = {"time", "images_per_s", "data_share", "memory_mb"}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
+
+
+def assert_same(left: Any, right: Any, path: str = "") -> None:
+    """Bit-identical, for any nesting of tensors and plain values."""
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), path
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), path
+        for key in left:
+            assert_same(left[key], right[key], f"{path}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), path
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_same(a, b, f"{path}[{index}]")
+    else:
+        assert left == right, path
+
+
+def assert_same_run(left: Path, right: Path, iteration: int) -> None:
+    """Weights, averages, optimiser, meters and every logged number agree exactly."""
+    a, b = weights(left, iteration), weights(right, iteration)
+    assert_same(a["params"], b["params"], "params")
+    assert_same(a["params_ema"], b["params_ema"], "params_ema")
+    states = [
+        torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True) for folder in (left, right)
+    ]
+    for state in states:
+        state.pop("past")
+    assert_same(*states, "state")
+    assert records(left) == records(right)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(small_run(tmp_path_factory.mktemp("whole")), quiet=True).folder
+
+
+def test_a_run_leaves_what_the_design_promises(uninterrupted: Path) -> None:
+    expected = [
+        "options.yml",
+        "environment.json",
+        "train.log",
+        "metrics.jsonl",
+        "report.html",
+        "models/net_g_4.pth",
+        "models/net_g_8.pth",
+        "models/net_g_latest.pth",
+        "models/net_g_best.pth",
+        "training_states/8.state",
+        "training_states/8.json",
+        "visualization/chelsea/chelsea_8.png",
+        "visualization/chelsea/chelsea_gt.png",
+    ]
+    assert [name for name in expected if not (uninterrupted / name).exists()] == []
+    leftovers = [path for path in uninterrupted.rglob("*") if path.name.startswith(".")]
+    assert leftovers == []
+    kinds = [(record["kind"], record["iter"]) for record in records(uninterrupted)]
+    assert kinds == [
+        ("baseline", 0),
+        ("train", 3),
+        ("validation", 4),
+        ("train", 6),
+        ("train", 8),
+        ("validation", 8),
+    ]
+
+
+def test_the_weight_file_opens_elsewhere(uninterrupted: Path) -> None:
+    from spandrel import ModelLoader
+
+    model = ModelLoader().load_from_file(uninterrupted / "models" / "net_g_8.pth")
+    assert (model.scale, model.input_channels) == (2, 3)
+    file = weights(uninterrupted, 8)
+    assert not torch.equal(file["params"]["body.0.weight"], file["params_ema"]["body.0.weight"])
+
+
+def test_resolved_options_load_again(uninterrupted: Path) -> None:
+    from atelier.options.read import load_run_options
+
+    options = load_run_options(uninterrupted / "options.yml")
+    assert options.run_dir.resolve() == uninterrupted.resolve()
+    assert options.train.total_iter == 8
+
+
+def test_metrics_are_those_of_the_saved_pictures(uninterrupted: Path) -> None:
+    from atelier.images import read_image
+    from atelier.metrics import psnr
+
+    shown = uninterrupted / "visualization" / "chelsea"
+    pictures = [read_image(shown / f"chelsea_{what}.png").pixels for what in ("8", "gt")]
+    last = records(uninterrupted)[-1]
+    assert last["images"]["chelsea"]["psnr"] == pytest.approx(psnr(*pictures, crop_border=2), abs=1e-9)
+
+
+def stop_at(step: int) -> Any:
+    """Make the process believe that somebody pressed Ctrl-C during ``step``."""
+    from atelier.train.trainer import Trainer
+
+    real = Trainer.step
+
+    def wrapped(self: Trainer, batch: Any) -> None:
+        real(self, batch)
+        if self.iteration == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_ctrl_c_then_auto_resume_equals_the_uninterrupted_run(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    from atelier.train.trainer import Trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop_at(step))
+        stopped = train(small_run(tmp_path), quiet=True)
+    assert (stopped.finished, stopped.exit_code, stopped.iteration) == (False, 130, step)
+    resumed = train(small_run(tmp_path), quiet=True, auto_resume=True)
+    assert resumed.finished
+    assert_same_run(resumed.folder, uninterrupted, 8)
+
+
+@pytest.mark.parametrize("sections", [{"train": {"accumulate": 2}}, {"checkpoint_format": "safetensors"}])
+def test_resume_is_exact_with_other_settings(tmp_path: Path, sections: dict[str, Any]) -> None:
+    base = small_run(tmp_path)
+    merged = {
+        name: {**base[name], **values} if isinstance(values, dict) else values for name, values in sections.items()
+    }
+    whole = train({**base, **merged, "name": "whole"}, quiet=True).folder
+    half = train({**base, **merged, "name": "half"}, ["train.total_iter=4"], quiet=True).folder
+    train({**base, **merged, "name": "half"}, quiet=True, auto_resume=True)
+    for name in ("8.state",):
+        states = [torch.load(run / "training_states" / name, weights_only=True) for run in (whole, half)]
+        for state in states:
+            state.pop("past")
+        assert_same(*states)
+
+
+TEETH = {
+    "the plan starts over": ("atelier.data.loader", "TrainingData", "batches"),
+    "the optimiser is forgotten": ("torch.optim", "Adam", "load_state_dict"),
+}
+
+
+@pytest.mark.parametrize("mutation", list(TEETH))
+def test_the_resume_test_has_teeth(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: str
+) -> None:
+    import importlib
+
+    from atelier.train.trainer import Trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop_at(5))
+        train(small_run(tmp_path), quiet=True)
+    module, owner, method = TEETH[mutation]
+    home = getattr(importlib.import_module(module), owner)
+    real = getattr(home, method)
+    if method == "batches":
+        monkeypatch.setattr(home, method, lambda self, first, last: real(self, 1, last - first + 1))
+    else:
+        monkeypatch.setattr(home, method, lambda self, state: None)
+    folder = train(small_run(tmp_path), quiet=True, auto_resume=True).folder
+    with pytest.raises(AssertionError):
+        assert_same_run(folder, uninterrupted, 8)
+
+
+def option_file(root: Path, **sections: Any) -> Path:
+    path = root / "run.yml"
+    path.write_text(json.dumps(small_run(root / "experiments", **sections)))
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_process_resumes_exactly(tmp_path: Path, atelier_command: list[str], number: signal.Signals) -> None:
+    sections = {"train": {"total_iter": 60, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9}}
+    logger = {"print_freq": 5, "save_checkpoint_freq": 10, "use_tb_logger": False}
+    path = option_file(tmp_path, **sections, logger=logger, val={"val_freq": 20})
+    command = [*atelier_command, "train", "-opt", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    states = tmp_path / "experiments" / "small" / "training_states"
+    deadline = time.monotonic() + 120
+    while not (states / "10.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 143), output
+    if number == signal.SIGTERM:
+        assert "SIGTERM: stopped after step" in output
+    assert not (states / "60.json").exists(), "the run was over before the signal came"
+    result = subprocess.run([*command, "--auto_resume"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "resumed: " in result.stdout
+    whole = train(small_run(tmp_path / "whole", **sections, logger=logger, val={"val_freq": 20}), quiet=True).folder
+    assert_same_run(tmp_path / "experiments" / "small", whole, 60)
+
+
+def test_fresh_start_keeps_the_older_run(tmp_path: Path) -> None:
+    first = train(small_run(tmp_path), ["train.total_iter=1"], quiet=True).folder
+    marker = first / "mine.txt"
+    marker.write_text("precious")
+    train(small_run(tmp_path), ["train.total_iter=1"], quiet=True)
+    archived = [path for path in tmp_path.iterdir() if "_archived_" in path.name]
+    assert len(archived) == 1
+    assert (archived[0] / "mine.txt").read_text() == "precious"
+    assert not marker.exists()
+
+
+def test_torn_newest_checkpoint_falls_back_and_ends_the_same(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = train(small_run(tmp_path), quiet=True).folder
+    newest = folder / "models" / "net_g_8.pth"
+    newest.write_bytes(newest.read_bytes()[:500])
+    train(small_run(tmp_path), quiet=True, auto_resume=True)
+    assert "checkpoint of step 8 is damaged" in (folder / "train.log").read_text()
+    assert_same_run(folder, uninterrupted, 8)
+
+
+def test_resume_state_names_one_checkpoint(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = train(small_run(tmp_path), quiet=True).folder
+    state = folder / "training_states" / "4.state"
+    train(small_run(tmp_path), [f"path.resume_state={state}"], quiet=True)
+    assert_same_run(folder, uninterrupted, 8)
+    with pytest.raises(UserError, match=r"5\.state does not exist"):
+        train(small_run(tmp_path), [f"path.resume_state={state.with_name('5.state')}"], quiet=True)
+
+
+def test_changed_past_needs_a_yes(tmp_path: Path) -> None:
+    folder = train(small_run(tmp_path), ["train.total_iter=4"], quiet=True).folder
+    with pytest.raises(UserError, match=r"(?s)manual_seed.*3.*4.*--accept-changes"):
+        train(small_run(tmp_path), ["manual_seed=4"], quiet=True, auto_resume=True)
+    with pytest.raises(UserError, match="global_batch"):
+        train(small_run(tmp_path), ["datasets.train.batch_size_per_gpu=2"], quiet=True, auto_resume=True)
+    assert train(small_run(tmp_path), ["manual_seed=4"], quiet=True, auto_resume=True, accept_changes=True).finished
+    log = (folder / "train.log").read_text()
+    assert "options changed since the checkpoint" in log
+
+
+def test_harmless_change_is_shown_and_allowed(tmp_path: Path) -> None:
+    folder = train(small_run(tmp_path), ["train.total_iter=4"], quiet=True).folder
+    train(small_run(tmp_path), ["logger.print_freq=2"], quiet=True, auto_resume=True)
+    assert "logger.print_freq" in (folder / "train.log").read_text()
+
+
+def test_checkpoint_of_another_network(tmp_path: Path) -> None:
+    train(small_run(tmp_path), ["train.total_iter=4"], quiet=True)
+    other = ["network_g.num_feat=12"]
+    with pytest.raises(UserError, match=r"network_g\.num_feat"):
+        train(small_run(tmp_path), other, quiet=True, auto_resume=True)
+    with pytest.raises(UserError, match=r"body\.0\.weight"):
+        train(small_run(tmp_path), other, quiet=True, auto_resume=True, accept_changes=True)
+
+
+def test_non_finite_loss_stops_before_a_checkpoint(tmp_path: Path) -> None:
+    options = small_run(tmp_path, train={"optim_g": {"type": "SGD", "lr": 1e30}})
+    with pytest.raises(RunStopped, match=r"l_g_pix.*step"):
+        train(options, quiet=True)
+    assert not list((tmp_path / "small" / "models").glob("*.pth"))
+
+
+def test_no_gpu_when_asked_for(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="num_gpu: 1 asked for, but this machine shows 0 usable GPUs"):
+        train(small_run(tmp_path), ["num_gpu=1"], quiet=True)
+    assert not (tmp_path / "small").exists()
+
+
+def test_logged_learning_rate_is_the_used_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+    real = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        used.append(float(self.param_groups[0]["lr"]))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    schedule = {"type": "MultiStepLR", "milestones": [4], "gamma": 0.5}
+    folder = train(
+        small_run(tmp_path, train={"scheduler": schedule}), ["logger.print_freq=1"], quiet=True
+    ).folder
+    logged = [record["lr"] for record in records(folder) if record["kind"] == "train"]
+    assert logged == used
+    assert len(set(used)) == 2
+
+
+def test_every_precision_trains(tmp_path: Path) -> None:
+    for precision in ("bf16", "fp16"):
+        result = train(small_run(tmp_path), [f"train.precision={precision}", f"name={precision}"], quiet=True)
+        assert result.finished
+
+
+def test_debug_run_leaves_only_its_folder(tmp_path: Path) -> None:
+    from atelier.options.read import load_run_options
+    from atelier.train.debug import debug_run
+
+    text = debug_run(load_run_options(small_run(tmp_path)))
+    assert "the checkpoint of step 8 resumes" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["debug_small"]
+
+
+def test_training_runs_without_validation_sets(tmp_path: Path) -> None:
+    options = small_run(tmp_path)
+    del options["datasets"]["val"]
+    folder = train(options, quiet=True).folder
+    assert not (folder / "models" / "net_g_best.pth").exists()
+    assert (folder / "report.html").exists()
+
+
