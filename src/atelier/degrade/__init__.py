@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Operators that spoil clean pictures."""

@@ -1,0 +1,173 @@
+"""Options of the data sets and of the shard cache (no torch, no OpenCV here)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+
+from atelier.data.bundled import TRAIN_DEFAULT, VAL_DEFAULT, check_names
+from atelier.options.base import Component, Options, Registry
+
+
+def expand(path: Path) -> Path:
+    """``~`` and ``$HOME`` written out; relative paths stay relative to the working directory."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
+class CacheOptions(Options):
+    """The shard cache: decoded pixels on disk, memory-mapped, so that a crop costs no decoding."""
+
+    enabled: bool = Field(True, description="false decodes the picture file for every crop")
+    folder: Path | None = Field(None, description="default: $ATELIER_CACHE, else ~/.cache/atelier")
+    max_gb: float = Field(
+        50.0, gt=0, description="disk space (10^9 bytes) all caches in the folder may take together"
+    )
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the caches."""
+        if self.folder is not None:
+            return expand(self.folder)
+        if os.environ.get("ATELIER_CACHE"):
+            return expand(Path(os.environ["ATELIER_CACHE"]))
+        return expand(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "atelier"
+
+
+class DatasetOptions(Component):
+    """Options of one data set."""
+
+    name: str
+
+
+class ImagesOptions(DatasetOptions):
+    """Keys that training and validation sets of pictures share: where the pictures are and how they pair."""
+
+    type: Literal["images"] = "images"
+    dataroot_gt: Literal["bundled"] | Path | list[Path] = Field(
+        description="clean pictures: a folder (read with its subfolders), an .lmdb folder, a picture, a list "
+        "of these, or the word bundled (scikit-image's photographs)",
+    )
+    dataroot_lq: Path | list[Path] | None = Field(
+        None, description="degraded pictures of the same scenes; left out: the run's degradation makes them"
+    )
+    pictures: list[str] | None = Field(
+        None, description="which bundled photographs (only with dataroot_gt: bundled)"
+    )
+    meta_info: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("meta_info", "meta_info_file"),
+        description="text file naming the pictures below dataroot_gt, one a line: 'name', "
+        "'name (h,w,c)', or 'gt, lq'",
+    )
+    filename_tmpl: str = Field(
+        "{}", description="lq file name without suffix for the gt name {}, e.g. '{}x4'"
+    )
+    convert_channels: bool = Field(
+        False,
+        description="true: grey pictures become RGB and alpha is dropped for a 3-channel network; "
+        "false: such pictures are an error",
+    )
+
+    @field_validator("dataroot_gt", "dataroot_lq", "meta_info")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("the list of paths is empty")
+            return [expand(path) for path in value]
+        return expand(value) if isinstance(value, Path) else value
+
+    @field_validator("filename_tmpl")
+    @classmethod
+    def _one_hole(cls, value: str) -> str:
+        if value.count("{}") != 1 or value.replace("{}", "").count("{") or "/" in value:
+            raise ValueError("filename_tmpl must contain {} exactly once and no '/', for example '{}x4'")
+        return value
+
+    @field_validator("pictures")
+    @classmethod
+    def _known(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None:
+            if not value:
+                raise ValueError("the list is empty; leave it out for the default photographs")
+            check_names(value)
+        return value
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> ImagesOptions:
+        bundled = self.dataroot_gt == "bundled"
+        if self.pictures is not None and not bundled:
+            raise ValueError(
+                "pictures does nothing unless dataroot_gt is bundled; use meta_info to choose files"
+            )
+        for key in ("dataroot_lq", "meta_info"):
+            if bundled and getattr(self, key) is not None:
+                raise ValueError(f"{key} does nothing with dataroot_gt: bundled; use pictures to choose some")
+        if self.filename_tmpl != "{}" and self.dataroot_lq is None:
+            raise ValueError("filename_tmpl does nothing without dataroot_lq")
+        return self
+
+    @property
+    def default_pictures(self) -> tuple[str, ...]:
+        """The bundled photographs meant when ``pictures`` is left out."""
+        return TRAIN_DEFAULT
+
+
+class TrainImagesOptions(ImagesOptions):
+    """``datasets.train``: random crops of pictures."""
+
+    name: str = "train"
+    gt_size: int = Field(128, ge=1, description="side of the square gt crop; a multiple of scale")
+    batch_size_per_gpu: int = Field(16, ge=1, description="samples per step on each process")
+    num_worker_per_gpu: Literal["auto"] | int = Field(
+        "auto",
+        description="loader processes; auto: one less than the cores there are, at most 8; 0: in this process",
+    )
+    prefetch: int = Field(2, ge=1, le=64, description="batches each worker prepares ahead")
+    pin_memory: bool = Field(True, description="page-locked transfer buffers (used with a GPU only)")
+    use_hflip: bool = Field(True, description="mirror left-right with probability 1/2")
+    use_rot: bool = Field(True, description="mirror top-bottom and transpose, each with probability 1/2")
+    small_pictures: Literal["pad", "error"] = Field(
+        "pad", description="pictures smaller than gt_size: mirrored until they fit, or an error naming them"
+    )
+
+    @field_validator("num_worker_per_gpu")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 0 <= value <= 256:
+            raise ValueError("num_worker_per_gpu must be 'auto' or between 0 and 256")
+        return value
+
+    @property
+    def workers(self) -> int:
+        """The number of loader processes: as given, or chosen from the cores this process may use.
+
+        ``auto`` leaves a core to the main process and shares the rest among the ranks of this machine.
+        """
+        if self.num_worker_per_gpu != "auto":
+            return self.num_worker_per_gpu
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return min(8, max(0, cores // ranks_here - 1))
+
+
+class ValImagesOptions(ImagesOptions):
+    """``datasets.val``: whole pictures to measure on."""
+
+    name: str = "val"
+
+    @property
+    def default_pictures(self) -> tuple[str, ...]:
+        """The bundled photographs meant when ``pictures`` is left out; none of them is a training default."""
+        return VAL_DEFAULT
+
+
+DATASETS: Registry[TrainImagesOptions] = Registry(
+    "training data set", {"images": "atelier.data.options:TrainImagesOptions"}
+)
+VAL_DATASETS: Registry[ValImagesOptions] = Registry(
+    "validation data set", {"images": "atelier.data.options:ValImagesOptions"}
+)
