@@ -1,16 +1,11 @@
-"""Fixtures shared by all rooms: a small run on bundled photographs."""
+"""Fixtures shared by all rooms."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
 
 # Two test processes on two cores: one thread each, or they fight. Set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,37 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Shard caches of tests never touch the user's cache folder."""
     os.environ["ATELIER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-def small_run(root: Path, **sections: Any) -> dict[str, Any]:
-    """Options of a run of seconds: a tiny x2 Compact network on small bundled photographs."""
-    run: dict[str, Any] = {
-        "name": "small",
-        "scale": 2,
-        "manual_seed": 3,
-        "num_gpu": 0,
-        "datasets": {
-            "train": {
-                "dataroot_gt": "bundled",
-                "pictures": ["coffee", "rocket"],
-                "gt_size": 32,
-                "batch_size_per_gpu": 4,
-                "num_worker_per_gpu": 0,
-            },
-            "val": {"dataroot_gt": "bundled", "pictures": ["chelsea"]},
-        },
-        "network_g": {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 2},
-        "path": {"experiments_root": str(root)},
-        "train": {"total_iter": 8, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9},
-        "val": {"val_freq": 4},
-        "logger": {"print_freq": 3, "save_checkpoint_freq": 4, "use_tb_logger": False},
-    }
-    for section, values in sections.items():
-        if isinstance(values, dict) and isinstance(run.get(section), dict):
-            run[section] = {**run[section], **values}
-        else:
-            run[section] = values
-    return run
 
 
 @pytest.fixture

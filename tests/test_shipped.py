@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from atelier.options.read import load_run_options
+from support import REPOSITORY
 
 FILES = sorted((REPOSITORY / "options").rglob("*.yml"))
 
@@ -52,8 +52,9 @@ def test_shipped_option_file_has_no_warnings(path: Path) -> None:
 
 
 def test_readme_names_only_commands_that_exist() -> None:
-    from atelier.cli.main import app
     from typer.main import get_command
+
+    from atelier.cli.main import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     named = set(re.findall(r"^\s*atelier ([a-z-]+)", (REPOSITORY / "README.md").read_text(), re.MULTILINE))

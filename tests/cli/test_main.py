@@ -11,7 +11,11 @@ from atelier.cli.main import main, with_dashes
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "atelier", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "atelier", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -22,7 +26,9 @@ def test_help_names_every_command() -> None:
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("statement", ["import atelier", "import atelier.cli.main", "import atelier.options.schema"])
+@pytest.mark.parametrize(
+    "statement", ["import atelier", "import atelier.cli.main", "import atelier.options.schema"]
+)
 def test_nothing_heavy_is_imported(statement: str) -> None:
     heavy = "{'torch', 'torchvision', 'spandrel', 'cv2', 'av', 'skimage', 'tensorboard'}"
     code = f"{statement}\nimport sys\nprint(sorted({heavy} & set(sys.modules)))"
@@ -56,7 +62,11 @@ def test_both_spellings(given: list[str], read: list[str]) -> None:
     ],
 )
 def test_mistakes_are_one_message_and_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:

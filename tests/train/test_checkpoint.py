@@ -45,7 +45,9 @@ def test_newest_is_the_highest_complete_one(store: CheckpointStore) -> None:
     ).read_bytes()
 
 
-@pytest.mark.parametrize("victim", ["models/net_g_20.pth", "training_states/20.state", "training_states/20.json"])
+@pytest.mark.parametrize(
+    "victim", ["models/net_g_20.pth", "training_states/20.state", "training_states/20.json"]
+)
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damage_falls_back_and_says_so(store: CheckpointStore, victim: str, damage: str) -> None:
     save(store, 10)

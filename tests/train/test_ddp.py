@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import small_run
 
 from atelier.train.run import train
+from support import small_run
 
 #: Summation order differs between one batch of four and two of two; float32 and Adam's division leave this much.
 TOLERANCE = 2e-5

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small_run
 
 from atelier.errors import RunStopped, UserError
 from atelier.train.run import train
+from support import small_run
 
 
 def weights(folder: Path, iteration: int) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def assert_same_run(left: Path, right: Path, iteration: int) -> None:
     assert_same(a["params"], b["params"], "params")
     assert_same(a["params_ema"], b["params_ema"], "params_ema")
     states = [
-        torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True) for folder in (left, right)
+        torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True)
+        for folder in (left, right)
     ]
     for state in states:
         state.pop("past")
@@ -154,7 +155,8 @@ def test_ctrl_c_then_auto_resume_equals_the_uninterrupted_run(
 def test_resume_is_exact_with_other_settings(tmp_path: Path, sections: dict[str, Any]) -> None:
     base = small_run(tmp_path)
     merged = {
-        name: {**base[name], **values} if isinstance(values, dict) else values for name, values in sections.items()
+        name: {**base[name], **values} if isinstance(values, dict) else values
+        for name, values in sections.items()
     }
     whole = train({**base, **merged, "name": "whole"}, quiet=True).folder
     half = train({**base, **merged, "name": "half"}, ["train.total_iter=4"], quiet=True).folder
@@ -202,7 +204,9 @@ def option_file(root: Path, **sections: Any) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_process_resumes_exactly(tmp_path: Path, atelier_command: list[str], number: signal.Signals) -> None:
+def test_killed_process_resumes_exactly(
+    tmp_path: Path, atelier_command: list[str], number: signal.Signals
+) -> None:
     sections = {"train": {"total_iter": 60, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9}}
     logger = {"print_freq": 5, "save_checkpoint_freq": 10, "use_tb_logger": False}
     path = option_file(tmp_path, **sections, logger=logger, val={"val_freq": 20})
@@ -223,7 +227,9 @@ def test_killed_process_resumes_exactly(tmp_path: Path, atelier_command: list[st
     result = subprocess.run([*command, "--auto_resume"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "resumed: " in result.stdout
-    whole = train(small_run(tmp_path / "whole", **sections, logger=logger, val={"val_freq": 20}), quiet=True).folder
+    whole = train(
+        small_run(tmp_path / "whole", **sections, logger=logger, val={"val_freq": 20}), quiet=True
+    ).folder
     assert_same_run(tmp_path / "experiments" / "small", whole, 60)
 
 
@@ -262,7 +268,9 @@ def test_changed_past_needs_a_yes(tmp_path: Path) -> None:
         train(small_run(tmp_path), ["manual_seed=4"], quiet=True, auto_resume=True)
     with pytest.raises(UserError, match="global_batch"):
         train(small_run(tmp_path), ["datasets.train.batch_size_per_gpu=2"], quiet=True, auto_resume=True)
-    assert train(small_run(tmp_path), ["manual_seed=4"], quiet=True, auto_resume=True, accept_changes=True).finished
+    assert train(
+        small_run(tmp_path), ["manual_seed=4"], quiet=True, auto_resume=True, accept_changes=True
+    ).finished
     log = (folder / "train.log").read_text()
     assert "options changed since the checkpoint" in log
 
@@ -336,5 +344,3 @@ def test_training_runs_without_validation_sets(tmp_path: Path) -> None:
     folder = train(options, quiet=True).folder
     assert not (folder / "models" / "net_g_best.pth").exists()
     assert (folder / "report.html").exists()
-
-

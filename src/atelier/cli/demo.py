@@ -10,7 +10,9 @@ import typer
 def demo(
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045  typer reads the annotation at run time
-        typer.Argument(help="Overrides of options/demo.yml, for example train.total_iter=100", metavar="[KEY=VALUE]..."),
+        typer.Argument(
+            help="Overrides of options/demo.yml, for example train.total_iter=100", metavar="[KEY=VALUE]..."
+        ),
     ] = None,
 ) -> None:
     """Train a small x2 network on bundled photographs, validate, restore, report: two minutes on two CPU cores."""

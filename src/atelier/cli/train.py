@@ -7,7 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-OptionFile = Annotated[Path, typer.Option("-opt", "--opt", help="Option file (YAML, or JSON with // comments).")]
+OptionFile = Annotated[
+    Path, typer.Option("-opt", "--opt", help="Option file (YAML, or JSON with // comments).")
+]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  typer reads the annotation at run time
     typer.Argument(help="Overrides, for example train.total_iter=2000", metavar="[KEY=VALUE]..."),
@@ -17,7 +19,9 @@ Overrides = Annotated[
 def train(
     opt: OptionFile,
     overrides: Overrides = None,
-    auto_resume: Annotated[bool, typer.Option("--auto-resume", help="Continue from the newest checkpoint.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Continue from the newest checkpoint.")
+    ] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume although options that decide the past changed.")
     ] = False,
@@ -49,7 +53,9 @@ def train(
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder, experiments/NAME.")],
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="Default: report.html in it.")] = None,  # noqa: UP045
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: report.html in it.")
+    ] = None,
 ) -> None:
     """Write a run's report.html again (a run writes it when it ends)."""
     from atelier.evaluate.report import write_report

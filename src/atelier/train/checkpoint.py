@@ -101,7 +101,11 @@ class CheckpointStore:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             newest = self.newest()
-            kept = f"the newest complete checkpoint is that of step {newest.iteration}" if newest else "there is none"
+            kept = (
+                f"the newest complete checkpoint is that of step {newest.iteration}"
+                if newest
+                else "there is none"
+            )
             raise RunStopped(f"checkpoint of step {iteration} not saved: {error}; {kept}") from error
         for role, path in models.items():
             self.alias(path, f"net_{role}_latest")
@@ -154,7 +158,7 @@ class CheckpointStore:
         return None
 
     def prune(self, keep_last: int | None, newest: int) -> None:
-        """Remove checkpoints older than the ``keep_last`` newest; the best weights live in ``net_g_best`` on their own."""
+        """Remove checkpoints older than the ``keep_last`` newest; the best weights have a file of their own."""
         if keep_last is None:
             return
         for iteration in [step for step in self.iterations() if step <= newest][:-keep_last]:

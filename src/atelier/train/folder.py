@@ -60,7 +60,7 @@ class RunFolder:
         (self.root / ".writable").unlink(missing_ok=True)
 
     def archive(self) -> Path | None:
-        """Rename an existing run out of the way (``NAME_archived_DATE``); returns the new place, None if there was none."""
+        """Rename an existing run to ``NAME_archived_DATE``; returns the new place, None if there was none."""
         if not self.root.exists() or not any(self.root.iterdir()):
             return None
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")

@@ -14,7 +14,7 @@ def gradient_norm(params: Sequence[nn.Parameter]) -> Tensor:
 
 
 def clip_gradients(params: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients in place by min(1, max_norm / norm); returns the norm before (Pascanu et al., 2013).
+    """Scale all gradients in place by min(1, max_norm / norm); returns the norm before (Pascanu et al. 2013).
 
     A non-finite norm makes every gradient non-finite. Nothing is hidden by that: the norm is what health
     watches, and :func:`atelier.train.optimizers.guarded_step` keeps such gradients from the weights.

@@ -61,7 +61,7 @@ class Health:
         self._samples: dict[int, list[str]] = {}
 
     def guard(self, grad_norm: Tensor) -> Tensor:
-        """0-d float32 on the device: 1 from the first non-finite ``grad_norm`` (0-d) on, for ``guarded_step``."""
+        """0-d on the device: 1 from the first non-finite ``grad_norm`` (0-d) on, else 0; for ``guarded_step``."""
         bad = grad_norm.detach().isfinite().logical_not().float()
         self._skip = bad if self._skip is None else self._skip.maximum(bad)
         return self._skip
@@ -102,7 +102,7 @@ class Health:
         self._first_bad[tuple(names)] = now if first is None else first.minimum(now)
 
     def fault(self) -> Fault | None:
-        """What went wrong first, or None. Waits for the device: ask every ``print_freq`` and before a checkpoint."""
+        """What went wrong first, or None. Waits for the device: for every ``print_freq`` and each checkpoint."""
         import torch
 
         if not self._first_bad:
@@ -117,7 +117,7 @@ class Health:
         return Fault(step, tuple(bad), tuple(self._samples[step]))
 
     def verdict(self) -> None:
-        """Raises :class:`~atelier.errors.RunStopped` naming step, terms and samples if something was not finite."""
+        """Raises :class:`~atelier.errors.RunStopped` naming step, terms and samples of the first fault."""
         fault = self.fault()
         if fault is not None:
             raise RunStopped(self.message(fault))
@@ -129,12 +129,12 @@ class Health:
         samples = "; ".join(shown) + (f"; and {more} more" if more else "")
         return (
             f"step {fault.step}: {', '.join(fault.names)} not finite (NaN or infinite). Samples of that step: "
-            f"{samples}. No checkpoint was written since; the last one is good. Look at these pictures, lower the "
-            "learning rate, or set train.grad_clip, then resume"
+            f"{samples}. No checkpoint was written since; the last one is good. Look at these pictures, lower "
+            "the learning rate, or set train.grad_clip, then resume"
         )
 
     def _patience(self, norm: Tensor, role: str) -> Tensor:
-        """``norm`` where a row of skipped steps has grown too long, 0 before (so that it counts as finite)."""
+        """``norm`` where a row of skipped steps has grown too long, else 0 (which counts as finite)."""
         import torch
 
         row = self._skipped_in_a_row.get(role, torch.zeros_like(norm))

@@ -1,4 +1,4 @@
-"""Optimisers by ``type:``, built with the fastest kernels the device has; the guarded step; averaged weights."""
+"""Optimisers by ``type:``, built with the device's fastest kernels; the guarded step; averaged weights."""
 
 from __future__ import annotations
 

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
-from atelier.options.diff import OptionChange, diff_options
 from atelier.options.schema import RunOptions
+from atelier.options.write import OptionChange, diff_options, render_changes
 from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.folder import RunFolder
 
 #: Options that decide what the steps before the checkpoint saw. Changing one of them makes the resumed run differ
 #: from any run that was never stopped, so it needs an explicit yes.
-PAST = ("scale", "manual_seed", "degradation", "objective", "datasets.train", "network_g", "global_batch", "data")
+PAST = (
+    "scale",
+    "manual_seed",
+    "degradation",
+    "objective",
+    "datasets.train",
+    "network_g",
+    "global_batch",
+    "data",
+)
 
 #: Parts of the past that do not change any sample.
 HARMLESS = (
@@ -69,20 +78,20 @@ def compare_past(
     Raises:
         UserError: an option that changes the past differs and ``accept`` is false.
     """
-    changes = [change for change in diff_options(dict(old), dict(new)) if not _below(change.path, HARMLESS)]
+    changes = [change for change in diff_options(dict(old), dict(new)) if not _below(change, HARMLESS)]
     if not changes:
         return []
-    report("options changed since the checkpoint:\n" + "\n".join(f"  {change.text()}" for change in changes))
-    past = [change for change in changes if _below(change.path, PAST)]
+    report("options changed since the checkpoint:\n" + render_changes(changes))
+    past = [change for change in changes if _below(change, PAST)]
     if past and not accept:
         raise UserError(
             "these changes alter what the saved steps would have been, so the resumed run would match no "
-            "uninterrupted one:\n"
-            + "\n".join(f"  {change.text()}" for change in past)
-            + "\nundo them, start a new run under another name, or say --accept-changes"
+            f"uninterrupted one:\n{render_changes(past)}\n"
+            "undo them, start a new run under another name, or say --accept-changes"
         )
     return changes
 
 
-def _below(path: str, prefixes: tuple[str, ...]) -> bool:
+def _below(change: OptionChange, prefixes: tuple[str, ...]) -> bool:
+    path = ".".join(map(str, change.path))
     return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)

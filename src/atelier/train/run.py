@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from atelier.data.loader import TrainingData
-from atelier.errors import RunStopped
+from atelier.errors import RunStopped, UserError
+from atelier.evaluate.best import Best
 from atelier.evaluate.report import write_report
-from atelier.options.read import load_run_options, save_run_options
+from atelier.options.read import load_run_options
 from atelier.options.schema import RunOptions
+from atelier.options.write import save_run_options
 from atelier.progress import progress
 from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.distributed import Ranks, ranks_of
@@ -89,8 +91,8 @@ class _Run:
         self.options, self.ranks = options, ranks
         self.quiet = quiet or not ranks.first
         self.folder = RunFolder(options.run_dir)
-        suffix = ".safetensors" if options.checkpoint_format == "safetensors" else ".pth"
-        self.store = CheckpointStore(self.folder, suffix)
+        self.suffix = ".safetensors" if options.checkpoint_format == "safetensors" else ".pth"
+        self.store = CheckpointStore(self.folder, self.suffix)
         self.notes: list[str] = []
 
     def go(self, *, auto_resume: bool, accept_changes: bool) -> RunResult:
@@ -112,7 +114,12 @@ class _Run:
         ranks.barrier()
         resolved = options.model_dump(mode="json")
         self.tracker = Tracker(
-            self.folder, options.logger, options.name, resolved, start_iter=trainer.iteration, active=ranks.first
+            self.folder,
+            options.logger,
+            options.name,
+            resolved,
+            start_iter=trainer.iteration,
+            active=ranks.first,
         )
         try:
             self._introduce(trainer, data, restored)
@@ -158,7 +165,7 @@ class _Run:
         if "past" in state:
             compare_past(state["past"], past, accept=accept, report=self.notes.append)
         restored = trainer.load(state, checkpoint.models)
-        validator.best = state.get("best")
+        validator.best = Best.from_json(state["best"]) if state.get("best") else None
         return restored
 
     def _open_folder(self, checkpoint: Checkpoint | None) -> None:
@@ -183,7 +190,9 @@ class _Run:
         say = self.tracker.say
         net = trainer.nets["g"]
         count = sum(parameter.numel() for parameter in net.parameters())
-        say(f"run {options.name}: {options.network_g.type} x{options.scale}, {count:,} parameters, on {self.ranks.device}")
+        say(
+            f"run {options.name}: {options.network_g.type} x{options.scale}, {count:,} parameters, on {self.ranks.device}"
+        )
         say(
             f"data: {len(data):,} pictures, {options.datasets.train.batch_size_per_gpu} x {self.ranks.world} samples "
             f"a step, {options.train.total_iter:,} steps"
@@ -196,16 +205,23 @@ class _Run:
             say("resumed: " + ", ".join(restored))
 
     def _loop(
-        self, trainer: Trainer, data: TrainingData, validator: Validator, past: Mapping[str, Any], stop: StopRequest
+        self,
+        trainer: Trainer,
+        data: TrainingData,
+        validator: Validator,
+        past: Mapping[str, Any],
+        stop: StopRequest,
     ) -> dict[str, dict[str, float]]:
-        options, ranks = self.options, self.ranks
+        options = self.options
         logger, total = options.logger, options.train.total_iter
         metrics: dict[str, dict[str, float]] = {}
         if validator.sets:
             self._baseline(validator, fresh=trainer.iteration == 0)
         pace = _Pace(trainer.iteration, data)
         saved = trainer.iteration
-        with progress("training", total, "steps", done=trainer.iteration, quiet=self.quiet or not _terminal()) as bar:
+        with progress(
+            "training", total, "steps", done=trainer.iteration, quiet=self.quiet or not _terminal()
+        ) as bar:
             for batch in data.batches(trainer.iteration + 1, total):
                 trainer.step(batch)
                 step = trainer.iteration
@@ -277,36 +293,49 @@ class _Run:
             self.tracker.say(line)
 
     def _baseline(self, validator: Validator, *, fresh: bool) -> None:
-        for result in validator.baselines().values():
+        for result in validator.baselines(quiet=self.quiet).values():
             if fresh:
-                self.tracker.record(result.record("baseline"))
+                self.tracker.record(result.to_json())
 
     def _validate(self, trainer: Trainer, validator: Validator) -> dict[str, dict[str, float]]:
         with trainer.evaluating():
             net, averaged = trainer.evaluation_net()
-            results = validator.run(net, trainer.iteration, averaged=averaged, quiet=self.quiet)
-            if validator.note_best(results, trainer.iteration) and self.ranks.first:
-                best = self.folder.models / f"net_g_best{self.store.suffix}"
-                trainer.weight_writers()["g"](best)
+            results = validator.run(net, trainer.iteration, quiet=self.quiet)
+        is_best = validator.note_best(results)
+        if is_best:
+            self._everywhere(
+                lambda: trainer.weight_writers()["g"](self.folder.models / f"net_g_best{self.suffix}")
+            )
         for result in results.values():
-            self.tracker.record(result.record("validation"))
-        best_so_far = validator.best or {}
+            self.tracker.record(result.to_json(ema=averaged))
+        best = validator.best
+        assert best is not None
         self.tracker.say(
             f"validation at step {trainer.iteration}\n{validator.table(results)}\n"
-            f"best {best_so_far.get('metric')} on {best_so_far.get('set')}: {best_so_far.get('value', 0.0):.4f} "
-            f"@ {best_so_far.get('iter')} iter"
+            f"best {best.protocol} on {best.name}: {best.value:.4f} @ {best.iteration} iter"
         )
-        return {key: dict(result.means) for key, result in results.items()}
+        return {
+            key: {name: mean.value for name, mean in result.metrics.items()}
+            for key, result in results.items()
+        }
 
     def _save(self, trainer: Trainer, validator: Validator, past: Mapping[str, Any]) -> None:
-        """Save on rank 0; a failure there ends the run on every rank with its reason."""
+        best = validator.best.to_json() if validator.best is not None else None
+
+        def save() -> None:
+            state = {**trainer.state(), "past": dict(past), "best": best}
+            self.store.save(trainer.iteration, trainer.weight_writers(), state)
+            self.store.prune(self.options.logger.keep_last, trainer.iteration)
+
+        self._everywhere(save)
+
+    def _everywhere(self, write: Callable[[], None]) -> None:
+        """Write on rank 0; a failure there ends the run on every rank with its reason."""
         message = None
         if self.ranks.first:
             try:
-                state = {**trainer.state(), "past": dict(past), "best": validator.best}
-                self.store.save(trainer.iteration, trainer.weight_writers(), state)
-                self.store.prune(self.options.logger.keep_last, trainer.iteration)
-            except RunStopped as error:
+                write()
+            except UserError as error:
                 message = str(error)
         self.ranks.agree_on_error(message)
 
@@ -356,4 +385,3 @@ class _Pace:
 
 def _terminal() -> bool:
     return sys.stderr.isatty()
-

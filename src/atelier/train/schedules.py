@@ -58,7 +58,7 @@ class ConstantOptions(SchedulerOptions):
 
 
 class MultiStepLROptions(SchedulerOptions):
-    """rate(n) = lr · gamma ^ (number of milestones <= n): a milestone's own step is the first of the new rate.
+    """rate(n) = lr · gamma ^ (number of milestones <= n): step n = milestone is the first with the new rate.
 
     That is KAIR's count; BasicSR changes the rate one step later.
     """
@@ -81,7 +81,7 @@ class MultiStepLROptions(SchedulerOptions):
     def check(self, total_iter: int) -> list[str]:
         """Names each milestone that is not before the end."""
         return [
-            f"scheduler: milestone {milestone} is not before total_iter {total_iter}: no step after it has its rate"
+            f"scheduler: milestone {milestone} is not before total_iter {total_iter}: the rate stays"
             for milestone in self.milestones
             if milestone >= total_iter
         ]

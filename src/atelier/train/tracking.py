@@ -116,7 +116,9 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log(scalars, step=iteration)
 
-    def train_line(self, record: Mapping[str, Any], total_iter: int, epoch: int, pace: tuple[float, float]) -> str:
+    def train_line(
+        self, record: Mapping[str, Any], total_iter: int, epoch: int, pace: tuple[float, float]
+    ) -> str:
         """BasicSR's line for one print: users parse it, so its beginning keeps that shape.
 
         Args:

@@ -5,7 +5,7 @@ The trainer knows nothing of files, folders or logs: :mod:`atelier.train.run` dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from atelier.train.ema import EMA
 from atelier.train.gradients import clip_gradients, gradient_norm
 from atelier.train.health import Health
 from atelier.train.meters import Meters
+from atelier.train.optimizers import averaged_weights, guarded_step
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,7 +70,9 @@ class Trainer:
             self.optimizers[role] = optimizer_options.build(
                 [each for each in net.parameters() if each.requires_grad], ranks.device
             )
-            self.schedules[role] = train.scheduler.build(optimizer_options.lr, train.total_iter, train.warmup_iter)
+            self.schedules[role] = train.scheduler.build(
+                optimizer_options.lr, train.total_iter, train.warmup_iter
+            )
         self.ema = EMA(self.nets["g"], train.ema_decay) if train.ema_decay > 0 else None
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=train.precision == "fp16")
         self.health = Health(options.health)
@@ -80,7 +83,9 @@ class Trainer:
         for role in type(self.options.objective).roles:
             network = getattr(self.options, f"network_{role}", None)
             if network is None:
-                raise UserError(f"objective {self.options.objective.type} trains network_{role}, but none is given")
+                raise UserError(
+                    f"objective {self.options.objective.type} trains network_{role}, but none is given"
+                )
             found[role] = network
         return found
 
@@ -112,8 +117,7 @@ class Trainer:
             with self._sync(last=index == accumulate - 1):
                 for name, value in self._micro_step(micro, step).items():
                     terms[name] = terms.get(name, 0) + value / accumulate
-        norm = self._update(step)
-        self.health.watch(step, terms, norm, batch.samples)
+        norm = self._update(step, terms, batch.samples)
         self.meters.add(terms | ({"grad_norm": norm} if norm is not None else {}))
         self.iteration = step
 
@@ -146,9 +150,10 @@ class Trainer:
                     stack.enter_context(net.no_sync())
         return stack
 
-    def _update(self, step: int) -> Tensor | None:
+    def _update(self, step: int, terms: Mapping[str, Tensor], samples: Sequence[str]) -> Tensor | None:
         """Clip, step the optimisers of this step's roles, average; returns the generator's gradient norm."""
         norm_g: Tensor | None = None
+        scaled = self.scaler.is_enabled()
         for role in self.objective.active_roles(step):
             optimizer = self.optimizers[role]
             self.scaler.unscale_(optimizer)
@@ -157,12 +162,16 @@ class Trainer:
             norm = gradient_norm(parameters) if limit is None else clip_gradients(parameters, limit)
             if role == "g":
                 norm_g = norm
-            self.scaler.step(optimizer)
-        self.scaler.update()
+            self.health.watch(step, terms if role == "g" else {}, norm, samples, role=role, scaled=scaled)
+            if scaled:
+                self.scaler.step(optimizer)
+            else:
+                guarded_step(optimizer, self.health.guard(norm))
+        if scaled:
+            self.scaler.update()
         if self.ema is not None:
             self.ema.update()
-        # Overflow is how fp16 finds its scale: the scaler skips such a step, so its norm is no sign of illness.
-        return None if self.scaler.is_enabled() else norm_g
+        return norm_g
 
     # what is measured and saved
 
@@ -170,6 +179,10 @@ class Trainer:
     def learning_rate(self) -> float:
         """The rate the generator's optimiser used in the last step."""
         return float(self.optimizers["g"].param_groups[0]["lr"])
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Within it the networks hold the weights to validate and to save (schedule-free optimisers keep two sets)."""
+        return averaged_weights(self.optimizers.values())
 
     def evaluation_net(self) -> tuple[nn.Module, bool]:
         """The network to validate, and whether it holds averaged weights."""
@@ -182,7 +195,11 @@ class Trainer:
         return {role: lambda path, role=role: self._write_weights(role, path) for role in self.nets}
 
     def _write_weights(self, role: str, path: Path) -> None:
-        states = {"params": written_state(self.nets[role])}
+        with self.evaluating():
+            states = {"params": written_state(self.nets[role])}
+            self._write_states(role, states, path)
+
+    def _write_states(self, role: str, states: dict[str, Any], path: Path) -> None:
         if role == "g" and self.ema is not None:
             states["params_ema"] = written_state(self.ema.net)
         network = self.network_options[role]
@@ -202,7 +219,9 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.values()],
             "schedulers": [],
             "roles": list(self.optimizers),
-            "parameters": {role: [name for name, _ in net.named_parameters()] for role, net in self.nets.items()},
+            "parameters": {
+                role: [name for name, _ in net.named_parameters()] for role, net in self.nets.items()
+            },
             "scaler": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
             "meters": self.meters.state_dict(),
@@ -227,7 +246,9 @@ class Trainer:
             if role == "g" and self.ema is not None:
                 load_state(self.ema.net, average if average is not None else params)
         if list(state.get("roles", ["g"])) != list(self.optimizers):
-            raise UserError(f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}")
+            raise UserError(
+                f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}"
+            )
         for optimizer, stored in zip(self.optimizers.values(), state["optimizers"], strict=True):
             try:
                 optimizer.load_state_dict(stored)
@@ -242,7 +263,9 @@ class Trainer:
         restored += ["averaged weights"] if self.ema is not None else []
         return [*restored, f"optimiser ({kinds})", f"step {self.iteration}", "place in the data plan"]
 
-    def _stored_weights(self, role: str, state: Mapping[str, Any], path: Path) -> tuple[StateFile, StateFile | None]:
+    def _stored_weights(
+        self, role: str, state: Mapping[str, Any], path: Path
+    ) -> tuple[StateFile, StateFile | None]:
         if "params" in state:
             average = state.get("params_ema") if role == "g" else None
             return (

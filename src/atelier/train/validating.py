@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from atelier.data.validation import ValidationSet
-from atelier.evaluate.validation import SaveOptions, ValidationResult, baseline, results_table, validate
+from atelier.evaluate.best import Best, best_so_far
+from atelier.evaluate.results import ValidationResult
+from atelier.evaluate.tables import comparison_text
+from atelier.evaluate.validation import SaveOptions, baseline, restorer, validate
 from atelier.options.schema import RunOptions
-from atelier.restore.tiling import restore_tensor
 from atelier.train.distributed import Ranks
 from atelier.train.folder import RunFolder
 
@@ -38,71 +40,56 @@ class Validator:
             for key, dataset in options.datasets.validation.items()
         }
         self._metrics = {name: metric.build(options.scale) for name, metric in options.val.metrics.items()}
+        self._restore = restorer(
+            options.scale,
+            tile=options.val.tile,
+            size_multiple=network.size_multiple,
+            receptive_radius=network.receptive_radius,
+            device=ranks.device,
+        )
         self._baselines: dict[str, ValidationResult] = {}
-        self.best: dict[str, Any] | None = None
+        self.best: Best | None = None
 
-    def baselines(self) -> dict[str, ValidationResult]:
+    def baselines(self, *, quiet: bool) -> Mapping[str, ValidationResult]:
         """Bicubic (or, at scale 1, the input itself) on every set; measured once."""
         for key, pairs in self.sets.items():
             if key not in self._baselines:
                 self._baselines[key] = baseline(
-                    pairs, scale=self._options.scale, metrics=self._metrics, name=key, **self._share()
+                    pairs, self._options.scale, self._metrics, name=key, quiet=quiet, **self._share()
                 )
         return self._baselines
 
-    def run(self, net: nn.Module, iteration: int, *, averaged: bool, quiet: bool) -> dict[str, ValidationResult]:
+    def run(self, net: nn.Module, iteration: int, *, quiet: bool) -> dict[str, ValidationResult]:
         """Measure ``net`` on every set and save sample pictures."""
+        val = self._options.val
+        save = SaveOptions(self._folder.visualization, val.max_images) if val.save_img else None
         return {
             key: validate(
-                self._restorer(net),
                 net,
                 pairs,
                 name=key,
-                scale=self._options.scale,
                 metrics=self._metrics,
+                restore=self._restore,
                 iteration=iteration,
-                averaged=averaged,
-                save=SaveOptions(self._folder.visualization, self._options.val.max_images)
-                if self._options.val.save_img
-                else None,
+                save=save,
                 quiet=quiet,
                 **self._share(),
             )
             for key, pairs in self.sets.items()
         }
 
-    def _share(self) -> dict[str, int]:
+    def _share(self) -> dict[str, Any]:
         return {"rank": self._ranks.rank, "world": self._ranks.world}
 
-    def _restorer(self, net: nn.Module) -> Callable[..., Any]:
-        network = self._options.network_g
-
-        def restore(lq: Any) -> Any:
-            return restore_tensor(
-                net,
-                lq.to(self._ranks.device),
-                scale=network.scale,
-                tile=self._options.val.tile,
-                size_multiple=network.size_multiple,
-                receptive_radius=network.receptive_radius,
-            )
-
-        return restore
-
-    def note_best(self, results: Mapping[str, ValidationResult], iteration: int) -> bool:
+    def note_best(self, results: Mapping[str, ValidationResult]) -> bool:
         """Remember the results if they are the best so far; True when they are."""
-        first_set = next(iter(results))
-        first_metric = next(iter(self._metrics))
-        value = results[first_set].means[first_metric]
-        higher = self._metrics[first_metric].higher_is_better
-        if self.best is not None and not (value > self.best["value"] if higher else value < self.best["value"]):
-            return False
-        self.best = {"set": first_set, "metric": first_metric, "value": value, "iter": iteration}
-        return True
+        self.best, is_best = best_so_far(next(iter(results.values())), self.best)
+        return is_best
 
     def table(self, results: Mapping[str, ValidationResult]) -> str:
         """Model and baseline side by side, one block per set."""
         blocks = []
         for key, result in results.items():
-            blocks.append(results_table({self._baselines[key].method: self._baselines[key], result.method: result}))
+            reference = self._baselines[key]
+            blocks.append(f"{key}:\n" + comparison_text({str(reference.method): reference, "model": result}))
         return "\n".join(blocks)

@@ -1,0 +1,40 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+def small_run(root: Path, **sections: Any) -> dict[str, Any]:
+    """Options of a run of seconds: a tiny x2 Compact network on small bundled photographs."""
+    run: dict[str, Any] = {
+        "name": "small",
+        "scale": 2,
+        "manual_seed": 3,
+        "num_gpu": 0,
+        "datasets": {
+            "train": {
+                "dataroot_gt": "bundled",
+                "pictures": ["coffee", "rocket"],
+                "gt_size": 32,
+                "batch_size_per_gpu": 4,
+                "num_worker_per_gpu": 0,
+            },
+            "val": {"dataroot_gt": "bundled", "pictures": ["chelsea"]},
+        },
+        "network_g": {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 2},
+        "path": {"experiments_root": str(root)},
+        "train": {"total_iter": 8, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9},
+        "val": {"val_freq": 4},
+        "logger": {"print_freq": 3, "save_checkpoint_freq": 4, "use_tb_logger": False},
+    }
+    for section, values in sections.items():
+        if isinstance(values, dict) and isinstance(run.get(section), dict):
+            run[section] = {**run[section], **values}
+        else:
+            run[section] = values
+    return run
