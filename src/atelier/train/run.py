@@ -190,9 +190,8 @@ class _Run:
         say = self.tracker.say
         net = trainer.nets["g"]
         count = sum(parameter.numel() for parameter in net.parameters())
-        say(
-            f"run {options.name}: {options.network_g.type} x{options.scale}, {count:,} parameters, on {self.ranks.device}"
-        )
+        kind = f"{options.network_g.type} x{options.scale}"
+        say(f"run {options.name}: {kind}, {count:,} parameters, on {self.ranks.device}")
         say(
             f"data: {len(data):,} pictures, {options.datasets.train.batch_size_per_gpu} x {self.ranks.world} samples "
             f"a step, {options.train.total_iter:,} steps"
