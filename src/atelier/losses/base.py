@@ -1,0 +1,41 @@
+"""What every loss's options share, and the registry that finds a loss by ``type:``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from atelier.options.base import Component, Registry
+
+if TYPE_CHECKING:
+    from atelier.losses.module import Loss
+
+Reduction = Literal["mean", "sum"]
+PositiveWeight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class LossOptions(Component):
+    """Options of one loss. A loss that should not act is left out; a weight of 0 is an error."""
+
+    loss_weight: PositiveWeight = 1.0
+
+    @abstractmethod
+    def build(self) -> Loss:
+        """The working loss, on the CPU; raises :class:`~atelier.errors.UserError` where files are missing."""
+
+
+LOSSES: Registry[LossOptions] = Registry(
+    "loss",
+    {
+        "L1Loss": "atelier.losses.l1:L1LossOptions",
+        "MSELoss": "atelier.losses.mse:MSELossOptions",
+        "L2Loss": "atelier.losses.mse:MSELossOptions",
+        "CharbonnierLoss": "atelier.losses.charbonnier:CharbonnierLossOptions",
+        "SSIMLoss": "atelier.losses.ssim:SSIMLossOptions",
+        "FFTLoss": "atelier.losses.fft:FFTLossOptions",
+        "PerceptualLoss": "atelier.losses.perceptual:PerceptualLossOptions",
+    },
+)

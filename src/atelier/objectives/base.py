@@ -1,0 +1,103 @@
+"""The contract between the trainer and what a training step computes.
+
+The trainer owns networks, optimisers, devices and the loop. An objective is handed the networks by role and,
+for each batch, yields one :class:`Part` after another. The trainer runs backward on a part before it asks for
+the next one, so an objective may compute a later part (a discriminator's, say) with the earlier one's graph
+already freed. The optimisers of all active roles step together after the last part of the last micro-batch; a
+discriminator's part on the detached output is the same before and after the generator's update, so the order
+loses nothing. A generator must not hold a context (autocast, no_grad) open across a ``yield``: it would act
+on the trainer's backward as well.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from atelier.losses.base import LossOptions
+from atelier.options.base import Component, Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class TrainingBatch(Protocol):
+    """What an objective reads from a batch: N×C×H×W float32 in [0, 1] on the networks' device."""
+
+    @property
+    def lq(self) -> Tensor:
+        """The degraded pictures."""
+
+    @property
+    def gt(self) -> Tensor:
+        """The clean pictures."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One backward pass of a step.
+
+    Attributes:
+        role: the network it trains ("g").
+        total: 0-d, graph attached: the sum of the terms.
+        terms: log name ("l_g_pix") -> detached 0-d tensor, already weighted.
+    """
+
+    role: str
+    total: Tensor
+    terms: Mapping[str, Tensor]
+
+
+class Objective(ABC):
+    """What one training step computes. Built by its options; holds no optimiser."""
+
+    @abstractmethod
+    def parts(self, batch: TrainingBatch, step: int) -> Iterator[Part]:
+        """The parts of step ``step`` (counted from 1), in order; called under the trainer's autocast."""
+
+    @property
+    @abstractmethod
+    def roles(self) -> tuple[str, ...]:
+        """The networks it trains, in the order in which their parts come."""
+
+    def active_roles(self, step: int) -> tuple[str, ...]:
+        """The roles whose optimiser steps at ``step``; all of them unless an objective says otherwise."""
+        return self.roles
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Its own modules (frozen feature networks, projectors), already on the device; none by default."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep of the objective itself, to resume exactly; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave; raises ValueError for keys it does not know."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, given: {', '.join(state)}")
+
+
+class ObjectiveOptions(Component):
+    """Options of an objective. ``roles`` says, before anything is built, which networks a run must define."""
+
+    roles: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def build(
+        self, *, nets: Mapping[str, nn.Module], losses: Sequence[LossOptions], device: torch.device
+    ) -> Objective:
+        """The working objective, its own modules on ``device``.
+
+        ``nets[role]`` may be wrapped (DDP, compile) and is only ever called. Raises
+        :class:`~atelier.errors.UserError` where a loss cannot be built.
+        """
+
+
+OBJECTIVES: Registry[ObjectiveOptions] = Registry(
+    "objective", {"pixel": "atelier.objectives.pixel:PixelOptions"}
+)
+DEFAULT_OBJECTIVE = "pixel"

@@ -1,0 +1,35 @@
+"""From losses to one logged, differentiable part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from atelier.objectives.base import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atelier.losses.module import Loss
+
+
+def named_terms(losses: Iterable[Loss], prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Every term of every loss, graph attached; a name that comes again gets ``_2``, ``_3`` ..."""
+    terms: dict[str, Tensor] = {}
+    for loss in losses:
+        for name, value in loss(prediction, target).items():
+            unique, count = name, 1
+            while unique in terms:
+                count += 1
+                unique = f"{name}_{count}"
+            terms[unique] = value
+    return terms
+
+
+def part_of(role: str, terms: dict[str, Tensor]) -> Part:
+    """The part that trains ``role`` on the sum of ``terms`` (at least one), logged as ``l_<role>_<term>``."""
+    first, *others = terms.values()
+    total = first
+    for value in others:
+        total = total + value
+    return Part(role, total, {f"l_{role}_{name}": value.detach() for name, value in terms.items()})
