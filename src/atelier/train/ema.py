@@ -28,7 +28,8 @@ class EMA:
         self.decay = decay
         self.net = copy.deepcopy(net).requires_grad_(False).eval()
         # Pairs are fixed once; the trainer changes weights in place, never the tensors themselves.
-        self._averages, self._sources = list(self.net.parameters()), list(net.parameters())
+        self._averages: list[Tensor] = list(self.net.parameters())
+        self._sources: list[Tensor] = list(net.parameters())
         self._copies = list(self.net.buffers())
         self._originals = list(net.buffers())
 

@@ -61,7 +61,7 @@ class Health:
         self._samples: dict[int, list[str]] = {}
 
     def guard(self, grad_norm: Tensor) -> Tensor:
-        """0-d on the device: 1 from the first non-finite ``grad_norm`` (0-d) on, else 0; for ``guarded_step``."""
+        """0-d flag on the device: 1 from the first non-finite ``grad_norm`` on, for ``guarded_step``."""
         bad = grad_norm.detach().isfinite().logical_not().float()
         self._skip = bad if self._skip is None else self._skip.maximum(bad)
         return self._skip
@@ -102,7 +102,7 @@ class Health:
         self._first_bad[tuple(names)] = now if first is None else first.minimum(now)
 
     def fault(self) -> Fault | None:
-        """What went wrong first, or None. Waits for the device: for every ``print_freq`` and each checkpoint."""
+        """What went wrong first, or None. Waits for the device: not for every step."""
         import torch
 
         if not self._first_bad:
@@ -128,9 +128,9 @@ class Health:
         more = len(fault.samples) - len(shown)
         samples = "; ".join(shown) + (f"; and {more} more" if more else "")
         return (
-            f"step {fault.step}: {', '.join(fault.names)} not finite (NaN or infinite). Samples of that step: "
-            f"{samples}. No checkpoint was written since; the last one is good. Look at these pictures, lower "
-            "the learning rate, or set train.grad_clip, then resume"
+            f"step {fault.step}: {', '.join(fault.names)} not finite (NaN or infinite). "
+            f"Samples of that step: {samples}. No checkpoint was written since; the last one is good. "
+            "Look at these pictures, lower the learning rate, or set train.grad_clip, then resume"
         )
 
     def _patience(self, norm: Tensor, role: str) -> Tensor:

@@ -1,0 +1,365 @@
+"""Optimisers against their published formulas, exact resume, and steps that the device skips."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from atelier.errors import UserError
+from atelier.train.gradients import clip_gradients, gradient_norm
+from atelier.train.optimizers import (
+    OPTIMIZERS,
+    AdamOptions,
+    AdamWOptions,
+    AdamWScheduleFreeOptions,
+    OptimizerOptions,
+    SGDOptions,
+    averaged_weights,
+    guarded_step,
+)
+
+CPU = torch.device("cpu")
+ALL = [
+    AdamOptions(lr=0.01, weight_decay=0.1),
+    AdamWOptions(lr=0.01, weight_decay=0.1),
+    SGDOptions(lr=0.01, momentum=0.9, weight_decay=0.1),
+    SGDOptions(lr=0.01),
+    AdamWScheduleFreeOptions(lr=0.01, weight_decay=0.1),
+]
+each_optimizer = pytest.mark.parametrize(
+    "options", ALL, ids=lambda o: f"{o.type}-{getattr(o, 'momentum', '')}"
+)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU(3), nn.Conv2d(3, 2, 1))
+
+
+def set_gradients(net: nn.Module, step: int, fill: float | None = None) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for param in net.parameters():
+        param.grad = torch.randn(param.shape, generator=generator)
+        if fill is not None:
+            param.grad[..., 0] = fill
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        set_gradients(net, step)
+        optimizer.step()
+
+
+def flat(net: nn.Module) -> torch.Tensor:
+    return torch.cat([param.detach().flatten() for param in net.parameters()])
+
+
+def numpy_weights(options: OptimizerOptions, steps: int) -> np.ndarray:
+    """The papers' update rules in float64 on all weights as one vector."""
+    net = network()
+    p = flat(net).double().numpy()
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    x, z, weight_sum = p.copy(), p.copy(), 0.0
+    for step in range(1, steps + 1):
+        set_gradients(net, step)
+        g = torch.cat([param.grad.flatten() for param in net.parameters()]).double().numpy()
+        decay, lr = options.weight_decay, options.lr
+        if isinstance(options, SGDOptions):
+            m = options.momentum * m + (g + decay * p)
+            p = p - lr * m
+            continue
+        beta1, beta2 = options.betas
+        if isinstance(options, AdamWScheduleFreeOptions):  # algorithm 1 of the paper, line by line
+            v = beta2 * v + (1 - beta2) * g**2
+            gamma = lr * math.sqrt(1 - beta2**step)
+            z = z - gamma * g / (np.sqrt(v) + options.eps) - gamma * decay * p
+            weight_sum += gamma**2
+            c = gamma**2 / weight_sum
+            x = (1 - c) * x + c * z
+            p = (1 - beta1) * z + beta1 * x
+            continue
+        if isinstance(options, AdamWOptions):
+            p = p * (1 - lr * decay)
+        else:
+            g = g + decay * p
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        p = p - lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + options.eps)
+    return x if isinstance(options, AdamWScheduleFreeOptions) else p
+
+
+@each_optimizer
+def test_twelve_steps_equal_the_published_rule(options):
+    net = network()
+    optimizer = options.build(net.parameters(), CPU)
+    train(net, optimizer, 1, 12)
+    with averaged_weights([optimizer]):
+        np.testing.assert_allclose(flat(net).numpy(), numpy_weights(options, 12), rtol=2e-5, atol=2e-6)
+
+
+def test_every_registered_optimiser_builds_with_defaults():
+    for name in OPTIMIZERS:
+        options = OPTIMIZERS.options_class(name)(type=name)
+        optimizer = options.build(network().parameters(), CPU)
+        assert optimizer.param_groups[0]["lr"] == options.lr
+        assert getattr(optimizer, "_step_supports_amp_scaling", False), (
+            "the step can be skipped on the device"
+        )
+
+
+def test_fused_where_the_device_has_it_else_foreach():
+    for options in ALL[:3]:
+        assert options.build(network().parameters(), CPU).param_groups[0]["fused"] is True
+        group = options.build(network().parameters(), torch.device("vulkan")).param_groups[0]
+        assert group["foreach"] is True and not group["fused"]
+
+
+def test_only_what_requires_a_gradient_is_optimised():
+    net = network()
+    net[0].requires_grad_(False)
+    for options in ALL:
+        optimizer = options.build(net.parameters(), CPU)
+        assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in net[1:].parameters()]
+
+
+@each_optimizer
+def test_resume_from_a_file_is_bit_exact(options):
+    whole = network()
+    whole_optimizer = options.build(whole.parameters(), CPU)
+    train(whole, whole_optimizer, 1, 9)
+
+    first = network()
+    first_optimizer = options.build(first.parameters(), CPU)
+    train(first, first_optimizer, 1, 5)
+    file = io.BytesIO()
+    with averaged_weights([first_optimizer]):  # a checkpoint holds the weights to use, not those to train
+        torch.save({"net": first.state_dict(), "optimizer": first_optimizer.state_dict()}, file)
+    file.seek(0)
+    stored = torch.load(file, weights_only=True)
+    second = network()
+    second.load_state_dict(stored["net"])
+    second_optimizer = options.build(second.parameters(), CPU)
+    second_optimizer.load_state_dict(stored["optimizer"])
+    train(second, second_optimizer, 6, 9)
+
+    assert torch.equal(flat(whole), flat(second))
+    with averaged_weights([whole_optimizer, second_optimizer]):
+        assert torch.equal(flat(whole), flat(second))
+
+
+def test_resume_without_the_optimiser_s_state_differs():
+    """Teeth of the test above: momentum that is left out shows."""
+    whole, part = network(), network()
+    train(whole, ALL[0].build(whole.parameters(), CPU), 1, 9)
+    train(part, ALL[0].build(part.parameters(), CPU), 1, 5)
+    train(part, ALL[0].build(part.parameters(), CPU), 6, 9)
+    assert not torch.equal(flat(whole), flat(part))
+
+
+@each_optimizer
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("bad_step", [1, 4])
+def test_a_skipped_step_leaves_weights_and_state_bit_for_bit(options, poison, bad_step):
+    poisoned, clean = network(), network()
+    one, two = (options.build(net.parameters(), CPU) for net in (poisoned, clean))
+    for step in range(1, 8):
+        if step == bad_step:
+            before = copy.deepcopy((flat(poisoned), one.state_dict()))
+            set_gradients(poisoned, step, fill=poison)
+            guarded_step(one, torch.ones(()))
+            assert torch.equal(flat(poisoned), before[0])
+            assert_same_state(one.state_dict(), before[1])
+        else:
+            for net, optimizer in ((poisoned, one), (clean, two)):
+                set_gradients(net, step)
+                guarded_step(optimizer, torch.zeros(()))
+    assert torch.equal(flat(poisoned), flat(clean))
+    assert bool(flat(clean).isfinite().all())
+
+
+def assert_same_state(now: dict, before: dict) -> None:
+    """Equal in every tensor; state that did not exist before may only be zeros."""
+    for key, state in now["state"].items():
+        for name, value in state.items():
+            old = before["state"].get(key, {}).get(name)
+            assert torch.equal(value, old if old is not None else torch.zeros_like(value)), name
+    for group, old_group in zip(now["param_groups"], before["param_groups"], strict=True):
+        assert {k: v for k, v in group.items() if k != "params"} == {
+            k: v for k, v in old_group.items() if k != "params"
+        }
+
+
+@each_optimizer
+def test_without_the_flag_the_poison_arrives(options):
+    """Teeth of the test above."""
+    net = network()
+    optimizer = options.build(net.parameters(), CPU)
+    set_gradients(net, 1, fill=math.nan)
+    guarded_step(optimizer, torch.zeros(()))
+    assert not bool(flat(net).isfinite().all())
+
+
+@each_optimizer
+def test_a_flag_of_zero_changes_nothing(options):
+    one, two = network(), network()
+    first, second = (options.build(net.parameters(), CPU) for net in (one, two))
+    for step in range(1, 6):
+        set_gradients(one, step)
+        set_gradients(two, step)
+        guarded_step(first, torch.zeros(()))
+        guarded_step(second)
+    assert torch.equal(flat(one), flat(two))
+    assert not hasattr(first, "found_inf")
+
+
+@each_optimizer
+def test_a_guarded_step_never_waits_for_the_device(options, no_host_sync):
+    net = network()
+    optimizer = options.build(net.parameters(), CPU)
+    with no_host_sync():
+        for step in (1, 2):
+            set_gradients(net, step)
+            norm = clip_gradients(list(net.parameters()), 1.0)
+            guarded_step(optimizer, norm.isfinite().logical_not().float())
+
+
+@each_optimizer
+def test_works_under_a_grad_scaler(options):
+    """The scaler hands its scale to the optimiser; powers of two change no bit. Steps it skips leave no trace."""
+    scaled, plain = network(), network()
+    one, two = (options.build(net.parameters(), CPU) for net in (scaled, plain))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.zeros(()))
+    for step in range(1, 6):
+        set_gradients(scaled, step, fill=math.inf if step == 3 else None)
+        for param in scaled.parameters():
+            param.grad *= scaler.get_scale()
+        scaler.step(one)
+        scaler.update()
+        if step != 3:
+            set_gradients(plain, step)
+            two.step()
+    assert scaler.get_scale() == 512
+    torch.testing.assert_close(flat(scaled), flat(plain), rtol=1e-6, atol=1e-7)
+
+
+# schedule-free
+
+
+def schedule_free() -> tuple[nn.Module, torch.optim.Optimizer]:
+    net = network()
+    return net, AdamWScheduleFreeOptions(lr=0.01).build(net.parameters(), CPU)
+
+
+def test_looking_at_the_average_does_not_change_training():
+    watched, watched_optimizer = schedule_free()
+    alone, alone_optimizer = schedule_free()
+    for step in range(1, 8):
+        train(watched, watched_optimizer, step, step)
+        training = flat(watched)
+        with averaged_weights([watched_optimizer]):
+            assert not torch.equal(flat(watched), training) or step == 1
+        assert torch.equal(flat(watched), training)
+        train(alone, alone_optimizer, step, step)
+    assert torch.equal(flat(watched), flat(alone))
+
+
+def test_the_average_comes_back_after_an_exception_and_nesting_is_harmless():
+    net, optimizer = schedule_free()
+    train(net, optimizer, 1, 3)
+    training = flat(net)
+    with pytest.raises(KeyboardInterrupt), averaged_weights([optimizer]):
+        average = flat(net)
+        with averaged_weights([optimizer]):
+            assert torch.equal(flat(net), average)
+        assert torch.equal(flat(net), average)
+        raise KeyboardInterrupt
+    assert torch.equal(flat(net), training)
+
+
+def test_a_step_in_eval_mode_is_an_error():
+    net, optimizer = schedule_free()
+    set_gradients(net, 1)
+    with averaged_weights([optimizer]), pytest.raises(RuntimeError, match="eval mode"):
+        optimizer.step()
+
+
+def test_other_optimisers_have_no_second_set_of_weights():
+    net = network()
+    optimizer = AdamOptions().build(net.parameters(), CPU)
+    train(net, optimizer, 1, 2)
+    before = flat(net)
+    with averaged_weights([optimizer]):
+        assert torch.equal(flat(net), before)
+
+
+def test_a_steps_rate_enters_its_weight_in_the_average():
+    """Warm-up: with rate 0 in the first step nothing moves and nothing is divided by zero."""
+    net, optimizer = schedule_free()
+    before = flat(net)
+    optimizer.param_groups[0]["lr"] = 0.0
+    train(net, optimizer, 1, 1)
+    assert torch.equal(flat(net), before)
+    optimizer.param_groups[0]["lr"] = 0.01
+    train(net, optimizer, 2, 2)
+    with averaged_weights([optimizer]):  # the first step that counts is the whole average: x = z
+        state = optimizer.state[net[0].weight]
+        assert torch.equal(state["x"], state["z"]) and torch.equal(net[0].weight, state["x"])
+
+
+def test_a_parameter_without_gradient_stays():
+    net, optimizer = schedule_free()
+    set_gradients(net, 1)
+    net[0].weight.grad = None
+    before = net[0].weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(net[0].weight, before)
+    net.zero_grad()
+    weights = flat(net)
+    optimizer.step()
+    assert torch.equal(flat(net), weights)
+
+
+# gradients and options
+
+
+def test_norm_and_clipping_by_hand():
+    params = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(3))]
+    params[0].grad, params[1].grad = torch.tensor([1.0, 2.0]), torch.tensor([2.0])
+    assert gradient_norm(params).item() == 3
+    assert clip_gradients(params, 5.0).item() == 3
+    assert params[0].grad.tolist() == [1.0, 2.0]
+    assert clip_gradients(params, 1.5).item() == 3
+    assert params[0].grad.tolist() == pytest.approx([0.5, 1.0]) and params[1].grad.item() == pytest.approx(
+        1.0
+    )
+    assert gradient_norm(params[2:]).item() == 0
+
+
+def test_norm_of_a_bad_gradient_is_bad():
+    param = nn.Parameter(torch.zeros(2))
+    param.grad = torch.tensor([1.0, math.nan])
+    assert gradient_norm([param]).isnan()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"lr": 0}, {"lr": math.inf}, {"betas": (0.9, 1.0)}, {"betas": (0.9,)}, {"weight_decay": -1}, {"eps": 0}],
+)
+def test_values_out_of_range_are_errors(keys):
+    for name in ("Adam", "AdamW", "AdamWScheduleFree"):
+        with pytest.raises(ValidationError):
+            OPTIMIZERS.options_class(name)(type=name, **keys)
+
+
+def test_unknown_key_and_unknown_name():
+    with pytest.raises(ValidationError, match="momentum"):
+        AdamOptions(momentum=0.9)
+    with pytest.raises(UserError, match="did you mean 'AdamW'"):
+        OPTIMIZERS.options_class("adamw")
