@@ -1,0 +1,89 @@
+"""From an option file (or a dict) and overrides to checked options."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import UserError
+from atelier.options.messages import validate_tree
+from atelier.options.overrides import OptionTree, apply_overrides
+from atelier.options.schema import MODELS_WITH_COMPONENTS, RunOptions
+from atelier.options.source import OptionFile, read_option_file
+
+
+def load_run_options(
+    source: str | Path | dict[str, Any] | RunOptions, overrides: Sequence[str] = ()
+) -> RunOptions:
+    """Read, override and check the options of a run.
+
+    Args:
+        source: an option file (YAML, or JSON with comments), its content as a dict, or checked options.
+        overrides: ``key=value`` arguments, for example ``train.total_iter=2000``.
+
+    Returns:
+        The checked options, with the components of ``plugins`` known.
+
+    Raises:
+        UserError: every problem at once, one line each, naming file and line.
+    """
+    if isinstance(source, RunOptions):
+        if not overrides:
+            return source
+        source = source.model_dump(mode="json")
+    written: OptionFile | dict[str, Any] = source if isinstance(source, dict) else read_option_file(source)
+    tree = apply_overrides(written, overrides)
+    if import_plugins(tree):
+        rebuild_models()
+    return validate_tree(RunOptions, tree)
+
+
+def import_plugins(tree: OptionTree) -> bool:
+    """Import the modules under ``plugins``, which register their components; True when there are any.
+
+    They are looked for on the Python path, then in the current folder and beside the option file. Both
+    folders stay on the path, behind everything else, so that worker processes find the modules as well. A ``plugins``
+    value of the wrong shape is left to the check of the schema.
+    """
+    plugins = tree.data.get("plugins")
+    if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
+        return False
+    folders = [Path.cwd()] + ([Path(tree.name).resolve().parent] if tree.name is not None else [])
+    if plugins:
+        sys.path.extend(str(folder) for folder in dict.fromkeys(folders) if str(folder) not in sys.path)
+    for place, name in enumerate(plugins):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            prefix = tree.place(("plugins", place))
+            where = f"{prefix}: plugins.{place}" if prefix else f"plugins.{place}"
+            raise UserError(f"{where}: {_why_not(name, error, folders)}") from error
+    return bool(plugins)
+
+
+def rebuild_models() -> None:
+    """Make the schema know components that were registered after it was first loaded."""
+    for model in MODELS_WITH_COMPONENTS:
+        model.model_rebuild(force=True)
+
+
+def _why_not(name: str, error: Exception, folders: list[Path]) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
+        looked = " and in ".join(str(folder) for folder in dict.fromkeys(folders))
+        return f"no module named '{name}'; looked on the Python path, in {looked}"
+    if isinstance(error, UserError):
+        return f"importing '{name}' failed: {error}"
+    # The last frame outside the import machinery is the line of the plug-in that failed.
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+    ]
+    if isinstance(error, SyntaxError):
+        at = f" ({error.filename}:{error.lineno})"
+    else:
+        at = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    said = str(error).partition("\n")[0]
+    return f"importing '{name}' failed: {type(error).__name__}{': ' if said else ''}{said}{at}"
