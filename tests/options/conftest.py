@@ -99,7 +99,9 @@ def refusal(call: Callable[..., Any], *arguments: Any) -> str:
 @pytest.fixture
 def small() -> SimpleNamespace:
     """The small schema and its helpers (a plain import of a conftest is not possible in importlib mode)."""
-    return SimpleNamespace(Top=Top, Inner=Inner, Cat=Cat, Dog=Dog, ANIMALS=ANIMALS, Animal=Animal, check=check)
+    return SimpleNamespace(
+        Top=Top, Inner=Inner, Cat=Cat, Dog=Dog, ANIMALS=ANIMALS, Animal=Animal, check=check
+    )
 
 
 @pytest.fixture(name="refusal")

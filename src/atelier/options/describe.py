@@ -10,10 +10,10 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
 from atelier.options.base import Registered, Registry
@@ -24,6 +24,7 @@ _WORDS = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     str: ("text", "texts"),
+    Path: ("a path", "paths"),
 }
 _LIMITS = (
     ("gt", "greater than"),
@@ -155,7 +156,7 @@ def key_names(models: Iterable[type[BaseModel]]) -> list[str]:
     names: dict[str, None] = {}
     for model in models:
         for name, info in model.model_fields.items():
-            names[info.alias or name] = None
+            names[_spellings(name, info)[0]] = None
     return list(names)
 
 
@@ -165,7 +166,7 @@ def sections_with(model: type[BaseModel], key: str, path: KeyPath = ()) -> list[
     for name, info in model.model_fields.items():
         inner = Slot.of(info.annotation, info.metadata).model
         if inner is not None:
-            found.extend(sections_with(inner, key, (*path, info.alias or name)))
+            found.extend(sections_with(inner, key, (*path, _spellings(name, info)[0])))
     return found
 
 
@@ -174,9 +175,17 @@ def article(noun: str) -> str:
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
+def _spellings(name: str, info: FieldInfo) -> list[str]:
+    """The keys that set a field, the main one first."""
+    alias = info.validation_alias
+    if isinstance(alias, AliasChoices):
+        return [choice for choice in alias.choices if isinstance(choice, str)] or [name]
+    return [alias] if isinstance(alias, str) else [name]
+
+
 def _field_slot(model: type[BaseModel], key: str) -> Slot | None:
     for name, info in model.model_fields.items():
-        if key in {name, info.alias}:
+        if key == name or key in _spellings(name, info):
             return Slot.of(info.annotation, info.metadata)
     if model.model_config.get("extra") == "allow":
         extra = typing.get_type_hints(model, include_extras=True).get("__pydantic_extra__")
@@ -220,8 +229,6 @@ def _describe_one(slot: Slot) -> str:
     if _is_mapping(origin or kind):
         arguments = typing.get_args(kind)
         return f"a mapping of names, each to {describe(Slot.of(arguments[1]))}" if arguments else "a mapping"
-    if isinstance(kind, type) and issubclass(kind, PurePath):
-        return "a path"
     singular, _ = _WORDS.get(kind, ("a value", ""))
     return singular + _limits(slot.metadata, sized="characters")
 

@@ -170,7 +170,9 @@ def _unknown_type(found: Found, given: Any, registry: Registry[Any], written: bo
     if isinstance(given, Mapping):
         path = (*path, "type")
         if "type" not in given:
-            return _Problem(path, f"missing; needed: {article(registry.kind)}, one of {names}", tuple(found.unions))
+            return _Problem(
+                path, f"missing; needed: {article(registry.kind)}, one of {names}", tuple(found.unions)
+            )
         given = given["type"]
     if isinstance(given, str):
         text = f"given {show(given)}, allowed: {names}{did_you_mean(given, registry.names())}"

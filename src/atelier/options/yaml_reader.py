@@ -198,7 +198,7 @@ class _Builder:
             self.fail(node, "a key must be a single word, not a list or a mapping")
         if node.tag not in {_PLAIN, _STANDARD + "str"}:
             self.fail(node, f"the tag {_short(node.tag)} cannot stand on a key")
-        if not node.value:
+        if node.tag == _PLAIN and not node.value:
             self.fail(node, "a ':' without a key before it")
         return str(node.value)
 

@@ -1,0 +1,101 @@
+"""``atelier options check|schema``: look at an option file before running it. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from atelier.data.options import ImagesOptions
+    from atelier.options.schema import RunOptions
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def check(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE... [KEY=VALUE]...",
+            help="Option files, and overrides that go for all of them, for example train.total_iter=2000.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Check option files: OK with a summary, or every mistake with its file and line (exit code 2)."""
+    from atelier.errors import UserError
+    from atelier.options.read import load_run_options
+
+    files, overrides = split_arguments(arguments)
+    failed = False
+    for file in files:
+        try:
+            options = load_run_options(file, overrides)
+        except UserError as error:
+            failed = True
+            typer.echo(str(error), err=True)
+            continue
+        typer.echo(f"{file}: OK\n{summary(options)}")
+        for warning in options.warnings():
+            typer.echo(f"{file}: warning: {warning}")
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write; default: print it.", show_default=False),
+    ] = None,
+) -> None:
+    """The JSON Schema (draft 2020-12) of an option file, for completion and checks in editors."""
+    from atelier.options.json_schema import json_schema_text
+
+    text = json_schema_text()
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from atelier.files import atomic_write
+
+    atomic_write(output, text)
+    typer.echo(f"wrote {output}")
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Files and overrides; a word with ``=`` is a file only when there is one of that name."""
+    from atelier.errors import UserError
+
+    overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
+    files = [word for word in arguments if word not in overrides]
+    if not files:
+        raise UserError("name at least one option file: atelier options check FILE... [key=value]")
+    return files, overrides
+
+
+def summary(options: RunOptions) -> str:
+    """What the run would do, in a few lines: network, data, losses, steps."""
+    train = options.datasets.train
+    losses = ", ".join(f"{loss.type} x {loss.loss_weight:g}" for loss in options.train.all_losses)
+    optimizer = options.train.optim_g
+    rate = getattr(optimizer, "lr", None)
+    rows = {
+        "network": f"{options.network_g.type}, x{options.scale}, "
+        f"{options.network_g.in_channels} -> {options.network_g.out_channels} channels",
+        "train": f"{_pictures(train)}, {train.batch_size_per_gpu} crops of {train.gt_size} a step and process",
+        "val": "; ".join(f"{key}: {_pictures(data)}" for key, data in options.datasets.validation.items())
+        or "none",
+        "losses": losses,
+        "steps": f"{options.train.total_iter}, {optimizer.type}{f' lr {rate:g}' if rate is not None else ''}, "
+        f"{options.train.scheduler.type}",
+    }
+    return "\n".join(f"  {name:8} {text}" for name, text in rows.items())
+
+
+def _pictures(data: ImagesOptions) -> str:
+    roots = data.dataroot_gt
+    text = ", ".join(str(root) for root in roots) if isinstance(roots, list) else str(roots)
+    return f"{text} (pairs)" if data.dataroot_lq is not None else text
