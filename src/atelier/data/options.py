@@ -124,7 +124,7 @@ class TrainImagesOptions(ImagesOptions):
     batch_size_per_gpu: int = Field(16, ge=1, description="samples per step on each process")
     num_worker_per_gpu: Literal["auto"] | int = Field(
         "auto",
-        description="loader processes; auto: one less than the cores there are, at most 8; 0: in this process",
+        description="loader processes; auto: cores less two, at most 8; 0: in the main process",
     )
     prefetch: int = Field(2, ge=1, le=64, description="batches each worker prepares ahead")
     pin_memory: bool = Field(True, description="page-locked transfer buffers (used with a GPU only)")
@@ -145,13 +145,14 @@ class TrainImagesOptions(ImagesOptions):
     def workers(self) -> int:
         """The number of loader processes: as given, or chosen from the cores this process may use.
 
-        ``auto`` leaves a core to the main process and shares the rest among the ranks of this machine.
+        ``auto`` shares the cores among the ranks of this machine and leaves two of each rank's to the main process;
+        with two cores or less a worker would only take from the computing what it gives to the loading.
         """
         if self.num_worker_per_gpu != "auto":
             return self.num_worker_per_gpu
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        return min(8, max(0, cores // ranks_here - 1))
+        return min(8, max(0, cores // ranks_here - 2))
 
 
 class ValImagesOptions(ImagesOptions):

@@ -17,13 +17,13 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 class Degradation(ABC):
     """Makes ``lq`` out of ``gt``.
 
-    ``draw`` decides everything random that can be written down; ``apply`` is a pure function of the picture,
-    those parameters and the sample's streams (needed where a whole field of numbers is random, such as noise).
+    ``draw`` decides everything random that can be written; ``apply`` is a pure function of the picture, those
+    parameters and the sample's streams (needed where a whole field of numbers is random, such as noise).
 
     Attributes:
         scale: how many times larger ``gt`` is than ``lq``.
-        context: how many ``lq`` pixels around an output pixel it depends on. Crops are degraded together with
-            that much of their surroundings, so that a crop's ``lq`` is the crop of the whole picture's ``lq``.
+        context: how many ``lq`` pixels around an output pixel it depends on. Crops are degraded with that
+            much of their surroundings, so that a crop's ``lq`` is the crop of the whole picture's ``lq``.
     """
 
     scale: int

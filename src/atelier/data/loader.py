@@ -1,0 +1,269 @@
+"""Training batches: the plan's samples, prepared ahead by worker processes and brought to the device.
+
+Workers are started by a *fork server*: a process that has imported torch and nothing else happens in. Plain ``fork``
+would copy a process whose OpenMP, OpenCV and CUDA threads do not exist in the copy (it hangs at the first parallel
+loop); ``spawn`` would import torch once per worker (seconds of CPU each). The server imports once, while the network
+is being built, and forks workers in milliseconds.
+As with ``spawn``, a Python script that trains with workers needs ``if __name__ == "__main__":``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from multiprocessing import connection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from atelier.data.assemble import Assembled, Assembler, Failure
+from atelier.data.batch import Batch
+from atelier.data.options import CacheOptions, TrainImagesOptions
+from atelier.data.pairs import header_shapes, open_pictures
+from atelier.data.plan import SamplePlan
+from atelier.data.shards import ShardCache
+from atelier.data.sources import Shape, Source
+from atelier.degrade.base import Degradation
+from atelier.errors import RunStopped, UserError
+
+__all__ = ["Batch", "TrainingData"]
+
+
+class TrainingData:
+    """This rank's share of every training step.
+
+    Args:
+        options: the data set.
+        scale: gt side / lq side.
+        degradation: makes lq where the set has no ``dataroot_lq``; not used otherwise.
+        seed: the run's ``manual_seed``.
+        global_batch: samples per step over all ranks.
+        rank, world: this process among all; it gets samples ``rank * b ... (rank + 1) * b - 1``, b = batch / world.
+        in_channels: of the network.
+        device: where batches go.
+        cache: the shard cache.
+        quiet: no progress bars.
+
+    Attributes:
+        wait_s: seconds spent in waiting for batches so far.
+        fingerprint: digest of the pictures' names, sizes and pairing.
+
+    Raises:
+        UserError: anything wrong with the pictures, all of it in one message, before training.
+    """
+
+    def __init__(
+        self,
+        options: TrainImagesOptions,
+        *,
+        scale: int,
+        degradation: Degradation | None,
+        seed: int,
+        global_batch: int,
+        in_channels: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        cache: CacheOptions | None = None,
+        quiet: bool = False,
+    ) -> None:
+        check_sizes(options, scale=scale, global_batch=global_batch, rank=rank, world=world)
+        self.options, self.scale, self.device = options, scale, torch.device(device)
+        self.wait_s = 0.0
+        self._workers = options.workers
+        self._context = _start_server() if self._workers else None
+        shards = ShardCache(cache or CacheOptions(), quiet=quiet)
+
+        def shapes(source: Source) -> list[Shape | UserError]:
+            known = shards.lookup(source) if shards.options.enabled else None
+            return list(known.shapes if known is not None else header_shapes(source))
+
+        pictures = open_pictures(
+            options,
+            scale=scale,
+            in_channels=in_channels,
+            shapes=shapes,
+            smallest_gt=options.gt_size if options.small_pictures == "error" else 0,
+        )
+        if pictures.lq is None and degradation is None:
+            raise UserError(
+                f"data set '{options.name}' has no dataroot_lq, so a degradation must make lq of its clean pictures"
+            )
+        self.fingerprint = pictures.fingerprint
+        plan = SamplePlan(
+            seed,
+            global_batch,
+            [shape[:2] for shape in pictures.lq_shapes],
+            lq_size=options.gt_size // scale,
+            use_hflip=options.use_hflip,
+            use_rot=options.use_rot,
+        )
+        share = global_batch // world
+        self.assembler = Assembler(
+            plan,
+            gt=shards.open(pictures.gt, pictures.gt_shapes),
+            lq=shards.open(pictures.lq, pictures.lq_shapes) if pictures.lq is not None else None,
+            lq_shapes=pictures.lq_shapes,
+            degradation=degradation if pictures.lq is None else None,
+            scale=scale,
+            in_channels=in_channels,
+            share=range(rank * share, (rank + 1) * share),
+        )
+        self._running: Iterator[Assembled | Failure] | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        # A tensor, because dividing a GPU tensor by a number multiplies by its rounded inverse.
+        self._white = torch.tensor(255.0, device=self.device)
+
+    def __len__(self) -> int:
+        """The number of pictures (an epoch)."""
+        return len(self.assembler.plan)
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Batches of steps ``first_step`` (from 1) to ``last_step``, both included.
+
+        Workers live until the iteration ends, is left, or :meth:`close` is called; one iteration at a time.
+
+        Raises:
+            UserError: a picture cannot be read any more; :class:`RunStopped` when a worker process died.
+        """
+        if first_step < 1:
+            raise ValueError(f"steps are counted from 1, not {first_step}")
+        if first_step > last_step:
+            return
+        start = time.perf_counter()
+        self._running = running = self._assembled(range(first_step, last_step + 1))
+        try:
+            while self._running is running:
+                share = self._next(running)
+                if share is None:
+                    return
+                batch = self._on_device(share)
+                self.wait_s += time.perf_counter() - start
+                yield batch
+                start = time.perf_counter()
+        finally:
+            del running
+            self._running = None
+
+    def close(self) -> None:
+        """End the workers and let go of the shards."""
+        self._running = None
+        self.assembler.gt.close()
+        if self.assembler.lq is not None:
+            self.assembler.lq.close()
+
+    def _assembled(self, steps: range) -> Iterator[Assembled | Failure]:
+        if not self._workers:
+            return map(self.assembler.__getitem__, steps)
+        with warnings.catch_warnings():
+            # torch warns of more workers than cores; the number is the user's own.
+            warnings.filterwarnings("ignore", message=".*worker processes in total")
+            loader: DataLoader[Assembled | Failure] = DataLoader(
+                _Steps(self.assembler),
+                batch_size=None,
+                sampler=steps,
+                num_workers=min(self._workers, len(steps)),
+                multiprocessing_context=self._context,
+                prefetch_factor=self.options.prefetch,
+                pin_memory=self.options.pin_memory and self.device.type == "cuda",
+                worker_init_fn=_settle_worker,
+            )
+            return iter(loader)
+
+    def _next(self, running: Iterator[Assembled | Failure]) -> Assembled | None:
+        try:
+            share = next(running, None)
+        except RuntimeError as error:
+            if "worker" in str(error) and ("exited" in str(error) or "killed" in str(error)):
+                raise RunStopped(
+                    f"data set '{self.options.name}': a loader process died ({error}); often memory ran out: "
+                    "lower num_worker_per_gpu or prefetch"
+                ) from error
+            raise
+        if isinstance(share, Failure):
+            raise UserError(share.message)
+        return share
+
+    def _on_device(self, share: Assembled) -> Batch:
+        """Copy to the device on a stream of its own, beside the step that is still being computed there."""
+        if self._stream is None:
+            return Batch(self._as_float(share.lq), self._as_float(share.gt), share.samples)
+        with torch.cuda.stream(self._stream):
+            lq = self._as_float(share.lq.to(self.device, non_blocking=True))
+            gt = self._as_float(share.gt.to(self.device, non_blocking=True))
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for tensor in (lq, gt):  # made on one stream, used on another: the allocator must wait for both
+            tensor.record_stream(current)
+        return Batch(lq, gt, share.samples)
+
+    def _as_float(self, pixels: Tensor) -> Tensor:
+        """``N x H x W x C`` of either dtype to ``N x C x H x W`` float32."""
+        tensor = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return tensor.div_(self._white) if pixels.dtype == torch.uint8 else tensor
+
+
+def check_sizes(
+    options: TrainImagesOptions, *, scale: int, global_batch: int, rank: int = 0, world: int = 1
+) -> None:
+    """Raise :class:`UserError` where crop, scale, batch and ranks do not fit together."""
+    if options.gt_size % scale:
+        below = options.gt_size // scale * scale
+        raise UserError(
+            f"data set '{options.name}': gt_size {options.gt_size} is no multiple of scale {scale}; "
+            f"the nearest ones are {f'{below} and ' if below else ''}{below + scale}"
+        )
+    if global_batch < 1 or global_batch % world:
+        raise UserError(f"a global batch of {global_batch} samples cannot be shared evenly by {world} ranks")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}")
+
+
+class _Steps(Dataset[Assembled | Failure]):
+    """The assembler as torch's loader wants to see it; indexed by step."""
+
+    def __init__(self, assembler: Assembler) -> None:
+        self.assembler = assembler
+
+    def __getitem__(self, step: int) -> Assembled | Failure:
+        return self.assembler[step]
+
+
+def _start_server() -> Any:
+    """The context that workers are started in; begins importing torch in the fork server at once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["atelier.data.loader"])
+    forkserver.ensure_running()
+    return context
+
+
+def _settle_worker(worker: int) -> None:
+    """Inside a new worker: one thread, deaf to Ctrl-C (the main process decides), and gone when its parent is."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # torch watches the parent's process id, which is the fork server's here; a killed trainer would leave
+        # its workers behind.
+        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,110 @@
+"""Validation pictures: whole pairs, the same at every validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from atelier.data.channels import fit_channels
+from atelier.data.options import ValImagesOptions
+from atelier.data.pairs import open_pictures
+from atelier.data.sources import Item
+from atelier.degrade.base import Degradation, Pixels
+from atelier.errors import UserError
+from atelier.randomness import Streams
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One validation picture.
+
+    Attributes:
+        name: unique in its set, usable as a file name.
+        lq: ``h x w x C`` pixels as they are in the file, or float32 where a degradation leaves whole levels.
+        gt: ``h*scale x w*scale x C`` pixels.
+    """
+
+    name: str
+    lq: Pixels
+    gt: Pixels
+
+
+class ValidationSet(Sequence[Pair]):
+    """A list of pairs, decoded when asked for.
+
+    Args:
+        options: the data set.
+        scale: gt side / lq side.
+        degradation: makes lq where the set has no ``dataroot_lq``; randomness comes from ``Streams(seed, 0, i)``.
+        seed: the run's ``manual_seed``.
+        in_channels: of the network.
+
+    Raises:
+        UserError: anything wrong with the pictures, all of it in one message.
+    """
+
+    def __init__(
+        self,
+        options: ValImagesOptions,
+        *,
+        scale: int,
+        degradation: Degradation | None,
+        seed: int,
+        in_channels: int,
+    ) -> None:
+        self.name, self.scale, self.seed, self.in_channels = options.name, scale, seed, in_channels
+        self._pictures = open_pictures(options, scale=scale, in_channels=in_channels)
+        self._degradation = degradation if self._pictures.lq is None else None
+        if self._pictures.lq is None and degradation is None:
+            raise UserError(
+                f"data set '{options.name}' has no dataroot_lq, so a degradation must make lq of its clean pictures"
+            )
+        self.names = unique_names(self._pictures.gt.items)
+        self.fingerprint = self._pictures.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        """Pair ``index``; raises :class:`UserError` naming a picture that cannot be read."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        pictures = self._pictures
+        height, width, _ = pictures.lq_shapes[index]
+        whole = fit_channels(pictures.gt.read(index), self.in_channels)
+        gt = np.ascontiguousarray(whole[: height * self.scale, : width * self.scale])
+        if pictures.lq is not None:
+            lq = fit_channels(pictures.lq.read(index), self.in_channels)
+        else:
+            assert self._degradation is not None
+            streams = Streams(self.seed, 0, index)
+            parameters = self._degradation.draw(streams, (gt.shape[0], gt.shape[1], gt.shape[2]))
+            lq = self._degradation.apply(gt, parameters, streams)
+        return Pair(self.names[index], lq, gt)
+
+
+def unique_names(items: Sequence[Item]) -> list[str]:
+    """A short name for each picture: its stem, longer by folders and suffix where stems repeat."""
+    names = [item.stem.rpartition("/")[2] for item in items]
+    choices = (
+        [item.stem.replace("/", "_") for item in items],
+        [item.name.replace("/", "_").replace(".", "_") for item in items],
+        [f"{item.group}_{item.name.replace('/', '_').replace('.', '_')}" for item in items],
+        [f"{number:05d}_{item.stem.replace('/', '_')}" for number, item in enumerate(items)],
+    )
+    for better in choices:
+        seen: dict[str, int] = {}
+        for name in names:
+            seen[name] = seen.get(name, 0) + 1
+        if max(seen.values(), default=1) == 1:
+            break
+        names = [new if seen[name] > 1 else name for name, new in zip(names, better, strict=True)]
+    return names
