@@ -45,7 +45,8 @@ def fit_channels(pixels: Pixels, wanted: int) -> Pixels:
 def _luma(pixels: Pixels) -> Pixels:
     if pixels.dtype.kind == "f":
         weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return (pixels * weights).sum(axis=2, keepdims=True, dtype=np.float32)
+        luma: Pixels = (pixels * weights).sum(axis=2, keepdims=True, dtype=np.float32)
+        return luma
     wide = pixels.astype(np.uint32)
     grey: Pixels = (299 * wide[:, :, 0:1] + 587 * wide[:, :, 1:2] + 114 * wide[:, :, 2:3] + 500) // 1000
     return grey.astype(pixels.dtype, copy=False)
