@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atelier.images.files import (
         IMAGE_SUFFIXES,
         Picture,
+        decode_image,
         image_shape,
         list_images,
         read_image,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGE_SUFFIXES",
     "Picture",
+    "decode_image",
     "from_tensor",
     "image_shape",
     "imresize",
@@ -43,6 +45,7 @@ __all__ = [
 _HOME = {
     "IMAGE_SUFFIXES": "files",
     "Picture": "files",
+    "decode_image": "files",
     "from_tensor": "tensors",
     "image_shape": "files",
     "imresize": "resize",

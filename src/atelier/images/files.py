@@ -124,10 +124,19 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
             another kind.
     """
     path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str | os.PathLike[str]) -> Picture:
+    """The picture in the bytes of a file, as :func:`read_image`; ``name`` stands for it in messages."""
+    path = Path(name)
     # Decoders meet arbitrary bytes here and raise almost anything (SyntaxError, struct.error, ...): every
     # failure of theirs means the same to the user, that this file cannot be read.
     try:
-        data = path.read_bytes()
         form, header = _read_header(BytesIO(data))
         pixels = _read_pixels(data, form, header)
         if pixels.shape != (header.height, header.width, header.channels):

@@ -115,6 +115,19 @@ def decode(data: bytes, header: PngHeader) -> Pixels:
     return np.concatenate([pixels, alpha], axis=2)
 
 
+def _bare(data: bytes) -> bytes:
+    """The file without its remarks: libraries refuse pictures for a large text or profile, or act on it."""
+    place, parts = len(SIGNATURE), [SIGNATURE]
+    while place < len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            parts.append(data[place : place + length + 12])
+        if name == b"IEND":
+            break
+        place += length + 12
+    return b"".join(parts)
+
+
 def _decode_shallow(data: bytes, header: PngHeader) -> Pixels:
     from io import BytesIO
 
@@ -125,7 +138,7 @@ def _decode_shallow(data: bytes, header: PngHeader) -> Pixels:
     ]
     if header.colour_type == _PALETTE and header.transparent is not None:
         mode = "RGBA"
-    with PngImageFile(BytesIO(data)) as image:
+    with PngImageFile(BytesIO(_bare(data))) as image:
         image.load()
         pixels = np.array(image if image.mode == mode else image.convert(mode))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -134,7 +147,7 @@ def _decode_shallow(data: bytes, header: PngHeader) -> Pixels:
 def _decode_deep(data: bytes, header: PngHeader) -> Pixels:
     import cv2
 
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imdecode(np.frombuffer(_bare(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("its picture data is damaged")
     if pixels.ndim == 2:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from atelier.images.header import Header, Pixels, resolution_to_dpi
+from atelier.images.header import Header, Pixels, resolution_to_dpi, upright
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
@@ -130,10 +130,12 @@ def _with_pillow(data: bytes, header: Header) -> Pixels:
     from atelier.images.shallow import as_array
 
     with TiffImageFile(BytesIO(data)) as image:
-        # Pillow turns TIFF pictures upright while loading; here that is the caller's part, once for all
-        # formats.
-        image.getexif()[274] = 1
-        return as_array(image, header.channels)
+        if header.orientation == 1:
+            image.getexif()[274] = 1  # or Pillow would ask the XMP block, which no other format here does
+        pixels = as_array(image, header.channels)
+    # Pillow turns TIFF pictures upright while loading; here that is done once for all formats, by the caller. Every
+    # orientation undoes itself but the two quarter turns, which undo each other.
+    return upright(pixels, {6: 8, 8: 6}.get(header.orientation, header.orientation))
 
 
 def _unassociated(pixels: Pixels) -> Pixels:

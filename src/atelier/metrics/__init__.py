@@ -1,7 +1,7 @@
 """Full-reference metrics by their published definitions, each labelled with its protocol.
 
 The two functions bear the names of their modules, so they are imported here at once: a name looked up later
-would find the module instead. Neither needs more than numpy before it measures.
+would find the module instead. numpy and OpenCV wait until something is measured.
 """
 
 from __future__ import annotations

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from atelier.metrics.options import MetricOptions
-from atelier.metrics.prepare import comparable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def psnr(a: npt.NDArray[Any], b: npt.NDArray[Any], *, crop_border: int = 0, y: bool = False) -> float:
@@ -26,9 +25,12 @@ def psnr(a: npt.NDArray[Any], b: npt.NDArray[Any], *, crop_border: int = 0, y: b
     Raises:
         UserError: where the pictures differ in shape or type, have alpha, or nothing is left after the cut.
     """
+    from atelier.metrics.prepare import comparable
+
     first, second, peak = comparable(a, b, crop_border=crop_border, y=y, least=1)
-    difference = np.subtract(first, second, out=first).ravel()
-    mse = float(np.dot(difference, difference)) / difference.size
+    first -= second
+    difference = first.ravel()
+    mse = float(difference @ difference) / difference.size
     return math.inf if mse == 0 else 10.0 * math.log10(peak * peak / mse)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from atelier.metrics.options import MetricOptions
-from atelier.metrics.prepare import Planes, comparable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from atelier.metrics.prepare import Planes
 
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
@@ -31,6 +33,8 @@ def ssim(a: npt.NDArray[Any], b: npt.NDArray[Any], *, crop_border: int = 0, y: b
         UserError: where the pictures differ in shape or type, have alpha, or less than 11×11 is left after
             the cut.
     """
+    from atelier.metrics.prepare import comparable
+
     first, second, peak = comparable(a, b, crop_border=crop_border, y=y, least=_WINDOW)
     c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
     mean_a, mean_b = _blur(first), _blur(second)
@@ -49,7 +53,7 @@ def _blur(planes: Planes) -> Planes:
 
     kernel = cv2.getGaussianKernel(_WINDOW, _SIGMA)
     edge = _WINDOW // 2
-    blurred = cast(Planes, cv2.sepFilter2D(planes, -1, kernel, kernel))
+    blurred = cast("Planes", cv2.sepFilter2D(planes, -1, kernel, kernel))
     return blurred[edge:-edge, edge:-edge]
 
 
