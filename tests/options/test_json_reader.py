@@ -45,7 +45,10 @@ def test_empty() -> None:
 
 
 REFUSALS = [
-    ('{"a": 1, "a": 2}', "f.json:1:10: the key 'a' is given twice; first on line 1\n    {\"a\": 1, \"a\": 2}\n             ^"),
+    (
+        '{"a": 1, "a": 2}',
+        'f.json:1:10: the key \'a\' is given twice; first on line 1\n    {"a": 1, "a": 2}\n             ^',
+    ),
     ('{"a": 1,\n}', "f.json:1:8: no ',' is allowed before '}'\n    {\"a\": 1,\n           ^"),
     ('{"a": [1,]}', "f.json:1:9: no ',' is allowed before ']'\n    {\"a\": [1,]}\n            ^"),
     ('{"a": 1\n"b": 2}', "f.json:2:1: a ',' or the closing '}' is missing\n    \"b\": 2}\n    ^"),
@@ -60,11 +63,11 @@ REFUSALS = [
     ('{"a": NaN}', 'f.json:1:7: NaN is no JSON number\n    {"a": NaN}\n          ^'),
     (
         '{"a": 1e999}',
-        'f.json:1:7: 1e999 is too large for a number; write .inf where infinity is meant\n'
+        "f.json:1:7: 1e999 is too large for a number; write .inf where infinity is meant\n"
         '    {"a": 1e999}\n          ^',
     ),
-    ('{"a": 1} 2', "f.json:1:10: something follows the end of the options\n    {\"a\": 1} 2\n             ^"),
-    ('{"a": "b', "f.json:1:7: not JSON: unterminated string starting at\n    {\"a\": \"b\n          ^"),
+    ('{"a": 1} 2', 'f.json:1:10: something follows the end of the options\n    {"a": 1} 2\n             ^'),
+    ('{"a": "b', 'f.json:1:7: not JSON: unterminated string starting at\n    {"a": "b\n          ^'),
     (
         '{"a": 1} // "b": {"c" : /* \n x',
         "f.json:2:2: something follows the end of the options\n     x\n     ^",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from atelier.options.json_schema import DIALECT, json_schema_text, options_json_schema
+from atelier.options.source import read_option_file
+
+_SHIPPED = Path(__file__).resolve().parents[2] / "options"
 
 
 def valid(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
@@ -34,7 +38,8 @@ def valid(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
         "type": lambda s: kinds[s](value),
         "required": lambda s: not isinstance(value, dict) or all(key in value for key in s),
         "properties": lambda s: (
-            not isinstance(value, dict) or all(valid(value[k], one, root) for k, one in s.items() if k in value)
+            not isinstance(value, dict)
+            or all(valid(value[k], one, root) for k, one in s.items() if k in value)
         ),
         "additionalProperties": lambda s: (
             not isinstance(value, dict)
@@ -126,6 +131,20 @@ def test_teeth_the_stock_generator_knows_no_bare_name(small: SimpleNamespace) ->
     stock = small.Top.model_json_schema()
     with pytest.raises(KeyError, match="oneOf"):
         valid({"name": "x", "pet": "Cat"}, stock, stock)
+
+
+@pytest.mark.parametrize("path", sorted(_SHIPPED.glob("*.yml")), ids=lambda path: path.name)
+def test_shipped_option_files_fit_the_schema_of_a_run(path: Path) -> None:
+    schema = options_json_schema()
+    data = read_option_file(path).data
+    assert valid(data, schema, schema)
+    for damage in (
+        {"scale": 0},
+        {"nmae": "x"},
+        {"network_g": "SwinIr"},
+        {"train": {"optim_g": {"lr": 1e-3, "x": 1}}},
+    ):
+        assert not valid({**data, **damage}, schema, schema), damage
 
 
 def test_text_is_json_of_the_stated_draft(small: SimpleNamespace) -> None:

@@ -59,13 +59,16 @@ ONE_MISTAKE = [
     ("pet: {lives: 3}", "2: pet.type: missing; needed: an animal, one of Cat, Dog"),
     ("pet: 3", "2: pet: given 3, allowed: a mapping with a type, or one of Cat, Dog"),
     ("pet: Dog", "2: pet.owner: missing; needed: text"),
-    ("zoo: [Cat, {type: Dog, owner: m, friends: [Rat]}]", "2: zoo.1.friends.0: given 'Rat', allowed: Cat, Dog; did you mean 'Cat'?"),
-    ("zoo: {a: Cat}", "2: zoo: given {a: 'Cat'}, allowed: a list, each the name of an animal (Cat, Dog) or a mapping with its type"),
+    ("zoo: [Cat, {type: Dog, owner: m, friends: [Rat]}]",
+     "2: zoo.1.friends.0: given 'Rat', allowed: Cat, Dog; did you mean 'Cat'?"),
+    ("zoo: {a: Cat}",
+     "2: zoo: given {a: 'Cat'}, allowed: a list, each the name of an animal (Cat, Dog) or a mapping with its type"),
     ("herd:\n  one: {type: Cat, lives: 0}", "3: herd.one.lives: given 0, allowed: a whole number, at least 1"),
     ("guest: {lives: x}", "2: guest.lives: given 'x', allowed: a whole number, at least 1"),
     # missing
     ("sets: {}", f"2: sets.train: missing; needed: a mapping with the keys {_INNER}"),
-    ("sets: {trian: {}}", f"2: sets.train: missing; needed: a mapping with the keys {_INNER}; is it 'trian' that was meant?"),
+    ("sets: {trian: {}}",
+     f"2: sets.train: missing; needed: a mapping with the keys {_INNER}; is it 'trian' that was meant?"),
 ]  # fmt: skip
 
 

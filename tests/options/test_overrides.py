@@ -29,7 +29,7 @@ _FILE = OptionFile("run.yml", {"name": "x", "train": {"losses": [{"type": "L1"}]
         ("path=~", ["path"], None),
         ("path=", ["path"], None),
         ("name='5'", ["name"], "5"),
-        ("name=\"\"", ["name"], ""),
+        ('name=""', ["name"], ""),
         ("lr=!!float 3", ["lr"], 3.0),
         ("flag=true", ["flag"], True),
         ("flag=off", ["flag"], "off"),
@@ -51,17 +51,32 @@ def test_values(argument: str, keys: list[str], value: object) -> None:
         ("train", "command line: 'train' is no override; write key=value, for example train.total_iter=2000"),
         ("=3", "command line: '=3': the key '' has an empty part; write section.key=value"),
         ("a..b=3", "command line: 'a..b=3': the key 'a..b' has an empty part; write section.key=value"),
-        ("a=1e999", "command line: 'a=1e999': 1e999 is too large for a number; write .inf where infinity is meant"),
-        ("a=[1, 2", "command line: 'a=[1, 2':1:6: a ',' or the closing ']' is missing\n    [1, 2\n         ^"),
+        (
+            "a=1e999",
+            "command line: 'a=1e999': 1e999 is too large for a number; write .inf where infinity is meant",
+        ),
+        (
+            "a=[1, 2",
+            "command line: 'a=[1, 2':1:6: a ',' or the closing ']' is missing\n    [1, 2\n         ^",
+        ),
         (
             "a=!!python/name:os.system x",
             "command line: 'a=!!python/name:os.system x':1:1: the tag !!python/name:os.system is not allowed: "
             "options never run code; allowed: !!float, !!int, !!bool, !!str, !!null\n"
             "    !!python/name:os.system x\n    ^",
         ),
-        ("train.losses.1.w=2", "command line: 'train.losses.1.w=2': train.losses is a list with items 0 to 0, not '1'"),
-        ("train.losses.x=2", "command line: 'train.losses.x=2': train.losses is a list with items 0 to 0, not 'x'"),
-        ("train.losses.-1=2", "command line: 'train.losses.-1=2': train.losses is a list with items 0 to 0, not '-1'"),
+        (
+            "train.losses.1.w=2",
+            "command line: 'train.losses.1.w=2': train.losses is a list with items 0 to 0, not '1'",
+        ),
+        (
+            "train.losses.x=2",
+            "command line: 'train.losses.x=2': train.losses is a list with items 0 to 0, not 'x'",
+        ),
+        (
+            "train.losses.-1=2",
+            "command line: 'train.losses.-1=2': train.losses is a list with items 0 to 0, not '-1'",
+        ),
         ("train.lr.x=2", "command line: 'train.lr.x=2': train.lr is 1 (run.yml:2), which has no key 'x'"),
     ],
 )
@@ -70,7 +85,10 @@ def test_refusals(argument: str, message: str, refusal: Refusal) -> None:
 
 
 def test_empty_list_has_no_items(refusal: Refusal) -> None:
-    assert refusal(apply_overrides, {"a": []}, ["a.0=1"]) == "command line: 'a.0=1': a is a list with no items, not '0'"
+    assert (
+        refusal(apply_overrides, {"a": []}, ["a.0=1"])
+        == "command line: 'a.0=1': a is a list with no items, not '0'"
+    )
 
 
 def test_later_ones_win_and_the_file_stays_as_it_was() -> None:
@@ -132,7 +150,11 @@ def test_what_is_set_is_there_and_the_rest_is_untouched(data: Any, keys: list[st
         on_the_way = on_the_way.get(key) if isinstance(on_the_way, dict) else None
         if on_the_way is not None and not isinstance(on_the_way, dict):
             return
-    flow = dump_yaml([value]).strip().removeprefix("- ") if isinstance(value, list) else dump_yaml([value]).strip()
+    flow = (
+        dump_yaml([value]).strip().removeprefix("- ")
+        if isinstance(value, list)
+        else dump_yaml([value]).strip()
+    )
     if "\n" in flow:
         return
     text = flow if isinstance(value, list) else flow[1:-1]

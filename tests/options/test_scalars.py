@@ -46,8 +46,33 @@ def test_numbers_nulls_and_truth(text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["yes", "no", "on", "off", "y", "N", "010", "-01", "2024_01", "12:30", "2024-01-31", "1e", "e5", "1_00", "inf"]
-    + ["nan", "0x", "1e5.0", "--1", "_1", "1 2", "tRue", "١٢"],
+    [
+        *[
+            "yes",
+            "no",
+            "on",
+            "off",
+            "y",
+            "N",
+            "tRue",
+            "inf",
+            "nan",
+            "010",
+            "-01",
+            "2024_01",
+            "1_00",
+            "_1",
+            "12:30",
+            "2024-01-31",
+            "1e",
+            "e5",
+            "1e5.0",
+            "--1",
+            "0x",
+            "١٢",
+        ],
+        "1 2",
+    ],
 )
 def test_words_that_stay_text(text: str) -> None:
     assert plain_scalar(text) == text
@@ -58,7 +83,9 @@ def test_nan() -> None:
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(BadScalar, match=r"1e999 is too large for a number; write \.inf where infinity is meant"):
+    with pytest.raises(
+        BadScalar, match=r"1e999 is too large for a number; write \.inf where infinity is meant"
+    ):
         plain_scalar("1e999")
     for read in (plain_scalar, parse_int, parse_float):
         with pytest.raises(BadScalar, match="a number of 5000 digits is too long"):

@@ -50,5 +50,8 @@ def test_what_is_no_option_file(tmp_path: Path, refusal: Refusal) -> None:
     )
     path.write_bytes(b"a" * ((1 << 20) + 1))
     assert refusal(read_option_file, path) == f"{path}: larger than 1 MiB; this cannot be an option file"
-    assert refusal(read_option_file, path / "below") == f"{path / 'below'}: cannot read the option file: not a directory"
+    assert (
+        refusal(read_option_file, path / "below")
+        == f"{path / 'below'}: cannot read the option file: not a directory"
+    )
     assert refusal(read_option_file, "a\0b").endswith("cannot read the option file: embedded null byte")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -105,9 +106,18 @@ REFUSALS = [
         "allowed: !!float, !!int, !!bool, !!str, !!null\n    a: !!set {b, c}\n       ^",
     ),
     ("!!int a: 1", "f.yml:1:1: the tag !!int cannot stand on a key\n    !!int a: 1\n    ^"),
-    ("a: 1\nb:\n  c: 2\n  c: 3\n", "f.yml:4:3: the key 'c' is given twice; first on line 3\n      c: 3\n      ^"),
-    ("a:\n\tb: 1\n", "f.yml:2:1: a tab stands where YAML allows only spaces; indent with spaces\n    →b: 1\n    ^"),
-    ("a: [1, 2\nb: 3\n", "f.yml:2:2: a ',' or the closing ']' is missing (opened on line 1)\n    b: 3\n     ^"),
+    (
+        "a: 1\nb:\n  c: 2\n  c: 3\n",
+        "f.yml:4:3: the key 'c' is given twice; first on line 3\n      c: 3\n      ^",
+    ),
+    (
+        "a:\n\tb: 1\n",
+        "f.yml:2:1: a tab stands where YAML allows only spaces; indent with spaces\n    →b: 1\n    ^",
+    ),
+    (
+        "a: [1, 2\nb: 3\n",
+        "f.yml:2:2: a ',' or the closing ']' is missing (opened on line 1)\n    b: 3\n     ^",
+    ),
     ("a: {b: 1", "f.yml:1:9: a ',' or the closing '}' is missing\n    a: {b: 1\n            ^"),
     (
         "a: b: c\n",
@@ -118,8 +128,14 @@ REFUSALS = [
         "a:\n  b: 1\n c: 2\n",
         "f.yml:3:2: indentation does not match the lines above (or a bracket is missing)\n     c: 2\n     ^",
     ),
-    ("a: 1\nb: 'x\nc: 1", "f.yml:2:4: the quoted text that begins here has no closing quote\n    b: 'x\n       ^"),
-    ("a\nb: 1", "f.yml:2:2: a ':' cannot stand here (a missing line break or quote, or wrong indentation)\n    b: 1\n     ^"),
+    (
+        "a: 1\nb: 'x\nc: 1",
+        "f.yml:2:4: the quoted text that begins here has no closing quote\n    b: 'x\n       ^",
+    ),
+    (
+        "a\nb: 1",
+        "f.yml:2:2: a ':' cannot stand here (a missing line break or quote, or wrong indentation)\n    b: 1\n     ^",
+    ),
     ("a: 1\nb\nc: 2", "f.yml:3:1: a key without ':' (or a line indented wrongly above)\n    c: 2\n    ^"),
     (
         "a: *nothing",
@@ -128,13 +144,19 @@ REFUSALS = [
     ),
     ("a: &a [*a]", "f.yml:1:4: this alias (*name) contains itself\n    a: &a [*a]\n       ^"),
     ("a: &a {<<: *a}", "f.yml:1:4: this alias (*name) contains itself\n    a: &a {<<: *a}\n       ^"),
-    ("a: {<<: 5}", "f.yml:1:9: '<<' merges a mapping (<<: *name) or a list of mappings\n    a: {<<: 5}\n            ^"),
+    (
+        "a: {<<: 5}",
+        "f.yml:1:9: '<<' merges a mapping (<<: *name) or a list of mappings\n    a: {<<: 5}\n            ^",
+    ),
     (
         "a: 1e999",
         "f.yml:1:4: 1e999 is too large for a number; write .inf where infinity is meant\n    a: 1e999\n       ^",
     ),
     ("a: !!float x", "f.yml:1:4: !!float 'x' is not a number\n    a: !!float x\n       ^"),
-    ("? [1, 2]\n: 3", "f.yml:1:3: a key must be a single word, not a list or a mapping\n    ? [1, 2]\n      ^"),
+    (
+        "? [1, 2]\n: 3",
+        "f.yml:1:3: a key must be a single word, not a list or a mapping\n    ? [1, 2]\n      ^",
+    ),
     ("a: 1\n?\n: 3", "f.yml:2:2: a ':' without a key before it\n    ?\n     ^"),
     ("a: x\x01y", "f.yml:1:5: the control character U+0001 is not allowed\n    a: x�y\n        ^"),
     (
@@ -158,10 +180,9 @@ def test_nesting_is_bounded(refusal: Refusal) -> None:
 
 
 def _bomb(item: str, level: Callable[[str, str], str]) -> str:
-    lines = [f"a: &a {item}"]
-    for place in range(8):
-        lines.append(level(chr(ord("b") + place), ",".join([f"*{chr(ord('a') + place)}"] * 10)))
-    return "\n".join(lines)
+    names = "abcdefghi"
+    levels = (level(name, ",".join([f"*{below}"] * 10)) for below, name in pairwise(names))
+    return "\n".join([f"a: &a {item}", *levels])
 
 
 @pytest.mark.parametrize(
