@@ -159,6 +159,11 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = 0
         self.largest = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler to keep it away from here, which takes many times longer than the probe.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

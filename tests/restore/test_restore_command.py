@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from atelier.cli.restore import find_weights, restore
+from atelier.errors import UserError
+from atelier.images import read_image, write_image
+from atelier.restore import model
+from atelier.restore.model import RestorationModel
+
+app = typer.Typer()
+app.command()(restore)
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    conv_net: Callable[..., nn.Module],
+    small_facts: Callable[..., Any],
+) -> Path:
+    """A working folder with ``net.pth`` (stands for a small network) and two pictures in ``in``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_image(tmp_path / "in" / f"{name}.png", generator.integers(0, 255, (20, 30, 3), dtype=np.uint8))
+    loaded: list[dict[str, Any]] = []
+
+    def load(path: Path, **options: Any) -> RestorationModel:
+        loaded.append({"path": path, **options})
+        return RestorationModel(conv_net(), small_facts(), device="cpu", precision=options["precision"])
+
+    monkeypatch.setattr(model, "load_model", load)
+    monkeypatch.setattr(model, "loaded", loaded, raising=False)
+    return tmp_path
+
+
+def run(*words: str) -> Any:
+    """Standard exit codes are read from the result; a UserError (code 2 in the real command) is raised."""
+    result = CliRunner().invoke(app, list(words))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_a_folder(folder: Path) -> None:
+    result = run("-i", "in", "-m", "net.pth")
+    assert result.exit_code == 0
+    assert "ConvNet x2 on cpu" in result.output
+    assert "2 restored" in result.output
+    assert sorted(path.name for path in (folder / "results").iterdir()) == ["a_out.png", "b_out.png"]
+    assert read_image(folder / "results" / "a_out.png").pixels.shape == (40, 60, 3)
+    again = run("-i", "in", "-m", "net.pth")
+    assert "0 restored, 2 skipped" in again.output
+
+
+def test_all_flags_arrive(folder: Path) -> None:
+    result = run(
+        *(
+            "--input",
+            "in/a.png",
+            "--model-path",
+            "net.pth",
+            "--output",
+            "o",
+            "--outscale",
+            "1.5",
+            "--tile",
+            "16",
+        ),
+        *(
+            "--tile-pad",
+            "4",
+            "--suffix",
+            "small",
+            "--ext",
+            "tif",
+            "--alpha-upsampler",
+            "realesrgan",
+            "--fp32",
+        ),
+        *("--device", "cpu", "--param-key", "params"),
+    )
+    assert result.exit_code == 0
+    assert [path.name for path in (folder / "o").iterdir()] == ["a_small.tif"]
+    assert read_image(folder / "o" / "a_small.tif").pixels.shape == (30, 45, 3)
+    assert model.loaded == [
+        {"path": Path("net.pth"), "device": "cpu", "param_key": "params", "precision": "fp32"}
+    ]
+
+
+@pytest.mark.parametrize("tile", ["0", "-1", "16"])
+def test_tiles_do_not_change_the_pictures(folder: Path, tile: str) -> None:
+    run("-i", "in", "-m", "net.pth", "-o", "o", "-t", tile)
+    run("-i", "in", "-m", "net.pth", "-o", "whole", "-t", "-1")
+    for name in ("a_out.png", "b_out.png"):
+        one, other = (read_image(folder / place / name).pixels.astype(int) for place in ("o", "whole"))
+        assert np.abs(one - other).max() <= 1
+
+
+def test_a_bad_file_gives_code_1(folder: Path) -> None:
+    (folder / "in" / "a.png").write_bytes(b"no picture")
+    result = run("-i", "in", "-m", "net.pth")
+    assert result.exit_code == 1
+    assert "a.png" in result.output
+    assert [path.name for path in (folder / "results").iterdir()] == ["b_out.png"]
+
+
+def test_gpu_id_zero_is_not_unset(folder: Path) -> None:
+    run("-i", "in", "-m", "net.pth", "-g", "0")
+    assert model.loaded[0]["device"] == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "none.pth"], "none.pth does not exist"),
+        (["-m", "in"], "in is no file"),
+        ([], "give one model"),
+        (["-m", "net.pth", "-n", "net"], "give one model"),
+        (["-m", "net.pth", "-i", "nothing"], "nothing does not exist"),
+        (["-m", "net.pth", "--fp32", "--precision", "fp16"], "contradicts"),
+        (["-m", "net.pth", "-g", "1", "--device", "cpu"], "contradicts"),
+        (["-m", "net.pth", "--precision", "int4"], "int4"),
+        (["-m", "net.pth", "--ext", "gif"], "gif"),
+        (["-m", "net.pth", "-s", "0"], "outscale"),
+        (["-m", "net.pth", "--alpha-upsampler", "magic"], "magic"),
+    ],
+)
+def test_mistakes(folder: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*(["-i", "in"] if "-i" not in words else []), *words)
+    assert not (folder / "results").exists()
+
+
+def test_a_name_is_looked_for_in_order(folder: Path) -> None:
+    models = folder / "experiments" / "mine" / "models"
+    models.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"weights.mine\.pth.*net_g_latest\.pth.*net_g_best\.pth"):
+        find_weights(None, "mine")
+    for path in (models / "net_g_best.pth", models / "net_g_latest.pth", folder / "weights" / "mine.pth"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        assert find_weights(None, "mine").resolve() == path
