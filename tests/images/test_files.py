@@ -473,6 +473,13 @@ def test_noise_gives_one_clear_error(start, rest):
         decode_image(start + rest, "noise.png")
 
 
+def test_a_damaged_tiff_gives_one_message_and_no_chatter(samples, capfd):
+    for kind in ((".tif", "uint8", 3), (".lzw.tif", "uint16", 3)):
+        with pytest.raises(UserError):
+            decode_image(samples[kind][0][:-100], "cut.tif")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_picture_above_pillows_limit_is_read(tmp_path, monkeypatch):
     write_image(tmp_path / "p.png", picture(40, 40, 3))
     write_image(tmp_path / "p.jpg", picture(40, 40, 3))

@@ -126,6 +126,15 @@ def test_what_cannot_be_compared(function):
         function(a, b, crop_border=-1)
 
 
+@pytest.mark.parametrize("height", [137, 138, 139, 300])
+def test_ssim_of_tall_pictures_has_no_seams(height):
+    a, b = pair(height=height, channels=3)
+    expected = structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
+    )
+    assert ssim(a, b) == pytest.approx(expected, abs=1e-9)
+
+
 def test_smallest_pictures():
     a, b = pair(height=11, width=11)
     assert math.isfinite(ssim(a, b))

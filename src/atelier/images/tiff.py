@@ -6,12 +6,16 @@ bit) or OpenCV (deeper), both of which link libtiff. Source: TIFF Revision 6.0, 
 
 from __future__ import annotations
 
+import logging
 from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from atelier.images.header import Header, Pixels, resolution_to_dpi, upright
+
+# tifffile logs what it thinks of damaged files; the user gets one message, ours, unless logging was asked for.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3

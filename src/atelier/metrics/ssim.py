@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atelier.metrics.prepare import Planes
 
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
+_STRIP = 128
 
 
 def ssim(a: npt.NDArray[Any], b: npt.NDArray[Any], *, crop_border: int = 0, y: bool = False) -> float:
@@ -36,24 +37,40 @@ def ssim(a: npt.NDArray[Any], b: npt.NDArray[Any], *, crop_border: int = 0, y: b
     from atelier.metrics.prepare import comparable
 
     first, second, peak = comparable(a, b, crop_border=crop_border, y=y, least=_WINDOW)
+    height, width, channels = first.shape
+    windows = height - _WINDOW + 1
+    total = 0.0
+    for k in range(channels):
+        plane_a, plane_b = first[:, :, k].copy(), second[:, :, k].copy()
+        for row in range(
+            0, windows, _STRIP
+        ):  # strips whose intermediate results stay in the processor's cache
+            part = slice(row, row + _STRIP + _WINDOW - 1)
+            total += _similarity(plane_a[part], plane_b[part], peak)
+    return float(total / (windows * (width - _WINDOW + 1) * channels))
+
+
+def _similarity(a: Planes, b: Planes, peak: float) -> float:
+    """The similarity of all windows inside two planes ``H×W``, summed."""
     c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
-    mean_a, mean_b = _blur(first), _blur(second)
+    mean_a, mean_b = _blur(a), _blur(b)
     means = mean_a * mean_b
-    squares = mean_a**2 + mean_b**2
+    squares = mean_a * mean_a + mean_b * mean_b
     # The two variances are only ever needed as their sum: four filters instead of five.
-    covariance = _blur(first * second) - means
-    variances = _blur(first**2 + second**2) - squares
-    similarity = (2 * means + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-    return float(similarity.mean())
+    covariance = _blur(a * b) - means
+    variances = _blur(a * a + b * b) - squares
+    similarity = (2 * means + c1) * (2 * covariance + c2)
+    similarity /= (squares + c1) * (variances + c2)
+    return float(similarity.sum())
 
 
-def _blur(planes: Planes) -> Planes:
-    """Gaussian means of all windows inside the picture: ``(H-10)×(W-10)`` for each channel."""
+def _blur(plane: Planes) -> Planes:
+    """Gaussian means of all windows inside the plane: ``(H-10)×(W-10)``."""
     import cv2
 
     kernel = cv2.getGaussianKernel(_WINDOW, _SIGMA)
     edge = _WINDOW // 2
-    blurred = cast("Planes", cv2.sepFilter2D(planes, -1, kernel, kernel))
+    blurred = cast("Planes", cv2.sepFilter2D(plane, -1, kernel, kernel))
     return blurred[edge:-edge, edge:-edge]
 
 
