@@ -182,13 +182,14 @@ class TrainingData:
     def _next(self, running: Iterator[Assembled | Failure]) -> Assembled | None:
         try:
             share = next(running, None)
-        except RuntimeError as error:
-            if "worker" in str(error) and ("exited" in str(error) or "killed" in str(error)):
-                raise RunStopped(
-                    f"data set '{self.options.name}': a loader process died ({error}); often memory ran out: "
-                    "lower num_worker_per_gpu or prefetch"
-                ) from error
-            raise
+        except (RuntimeError, OSError, EOFError) as error:
+            # torch says so in words; a worker that dies while it hands a tensor over leaves a broken connection.
+            if not self._workers or (isinstance(error, RuntimeError) and "worker" not in str(error)):
+                raise
+            raise RunStopped(
+                f"data set '{self.options.name}': a loader process died ({str(error) or type(error).__name__}); often "
+                "memory ran out: lower num_worker_per_gpu or prefetch"
+            ) from error
         if isinstance(share, Failure):
             raise UserError(share.message)
         return share

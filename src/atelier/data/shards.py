@@ -33,7 +33,7 @@ from atelier.progress import progress
 
 try:
     import fcntl
-except ImportError:  # Windows: processes may then build the same shard twice; the rename keeps that harmless
+except ImportError:  # Windows: processes may then build the same shard twice; the first rename counts
     fcntl = None  # type: ignore[assignment]
 
 _VERSION = 1
@@ -168,18 +168,16 @@ class ShardCache:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with (self.root / f".{source.identity[:12]}.lock").open("wb") as lock:
-                _lock(lock)
+                alone = _lock(lock) is True
                 index = _read_index(folder, len(source))
                 if index is not None:
                     return index
                 family = f"*-{source.identity[:12]}-*"
                 self._check_space(shapes, ignore=set(self.root.glob(family)))
-                with _temporary_folder(self.root, source.identity[:12]) as workplace:
+                with _temporary_folder(self.root, source.identity[:12], alone) as workplace:
                     self._write(source, shapes, workplace)
-                    if folder.exists():  # torn by something other than us: a shard of ours is whole
-                        shutil.rmtree(folder)
                     _open_to_others(workplace)
-                    workplace.rename(folder)
+                    self._put(workplace, folder, len(source))
                 self._remove_stale(folder, family)
         except OSError as error:
             raise UserError(f"shard cache: {describe_os_error(error, self.root)}; {_REMEDIES}") from error
@@ -187,6 +185,16 @@ class ShardCache:
         if index is None:
             raise UserError(f"the shard {folder} cannot be read back after it was written; check the disk")
         return index
+
+    def _put(self, workplace: Path, folder: Path, count: int) -> None:
+        """Give the finished shard its name, unless another process (without locks) was faster."""
+        if folder.exists() and _read_index(folder, count) is None:
+            shutil.rmtree(folder)  # torn by something other than us: a shard of ours is whole
+        try:
+            workplace.rename(folder)
+        except OSError:
+            if _read_index(folder, count) is None:
+                raise
 
     def _check_space(self, shapes: Sequence[Shape], ignore: set[Path]) -> None:
         """Refuse before the work, not in the middle of it. The estimate takes 8 bits a sample."""
@@ -271,7 +279,7 @@ class ShardCache:
                 continue
             try:
                 with (path / "pixels.bin").open("rb") as file:
-                    if not _lock(file, wait=False):
+                    if _lock(file, wait=False) is not True:
                         continue
             except FileNotFoundError:
                 pass
@@ -322,12 +330,13 @@ def _read_index(folder: Path, count: int) -> ShardIndex | None:
 
 
 @contextmanager
-def _temporary_folder(root: Path, identity: str) -> Iterator[Path]:
-    """A folder to build in; gone afterwards unless it was renamed. Those of killed builders are removed first.
+def _temporary_folder(root: Path, identity: str, alone: bool) -> Iterator[Path]:
+    """A folder to build in; gone afterwards unless it was renamed.
 
-    The caller holds the lock of ``identity``, so no other builder of it can be alive.
+    ``alone``: the caller holds the lock of ``identity``. No other builder of it can be alive then, so folders that
+    killed ones left behind are removed first.
     """
-    for leftover in root.glob(f".building-{identity}-*"):
+    for leftover in root.glob(f".building-{identity}-*") if alone else ():
         shutil.rmtree(leftover, ignore_errors=True)
     workplace = Path(tempfile.mkdtemp(prefix=f".building-{identity}-", dir=root))
     try:
@@ -354,14 +363,18 @@ def _folder_size(folder: Path) -> int:
     return total
 
 
-def _lock(file: BinaryIO, *, shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file until it is closed (the system lets go when its process dies); False when not waiting."""
+def _lock(file: BinaryIO, *, shared: bool = False, wait: bool = True) -> bool | None:
+    """Lock an open file until it is closed (the system lets go when its process dies).
+
+    Returns:
+        True when it is ours, False when it is another's and we do not wait, None where there are no locks.
+    """
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: builders may do work twice, the rename keeps that harmless
-        return True
+    except OSError:
+        return None
     return True
