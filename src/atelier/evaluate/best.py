@@ -54,7 +54,11 @@ def best_so_far(result: ValidationResult, previous: Best | None) -> tuple[Best, 
     current = Best(result.name, metric, mean.protocol, mean.value, result.iteration)
     if previous is None:
         return current, True
-    if (previous.name, previous.metric, previous.protocol) != (current.name, current.metric, current.protocol):
+    if (previous.name, previous.metric, previous.protocol) != (
+        current.name,
+        current.metric,
+        current.protocol,
+    ):
         return current, True
     if is_better(current.value, previous.value, higher_is_better=mean.higher_is_better):
         return current, True

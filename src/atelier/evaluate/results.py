@@ -195,7 +195,9 @@ def as_dtype(pixels: Pixels, dtype: npt.DTypeLike) -> Pixels:
         # In the array's own precision, as ``images.from_tensor`` does it: what is measured here is, pixel for
         # pixel, what restoring writes to a file.
         if not np.isfinite(pixels).all():
-            raise ValueError(f"{np.count_nonzero(~np.isfinite(pixels))} of {pixels.size} values are not finite")
+            raise ValueError(
+                f"{np.count_nonzero(~np.isfinite(pixels))} of {pixels.size} values are not finite"
+            )
         unit = np.clip(pixels, 0, 1)
     if target.kind == "u":
         unit = np.rint(unit * unit.dtype.type(np.iinfo(target).max))
@@ -214,10 +216,14 @@ def check_comparable(results: Mapping[str, ValidationResult]) -> list[str]:
         if set(result.images) != set(every[0].images):
             odd = ", ".join(sorted(set(result.images) ^ set(every[0].images))[:5])
             raise UserError(f"'{label}' was measured on other pictures than '{next(iter(results))}' ({odd})")
-    shared = [key for key in (every[0].metrics if every else {}) if all(key in each.metrics for each in every)]
+    shared = [
+        key for key in (every[0].metrics if every else {}) if all(key in each.metrics for each in every)
+    ]
     for key in shared:
         protocols = {label: result.metrics[key].protocol for label, result in results.items()}
         if len(set(protocols.values())) > 1:
             listed = ", ".join(f"{label}: {protocol}" for label, protocol in protocols.items())
-            raise UserError(f"metric '{key}' was computed by different protocols and cannot be compared ({listed})")
+            raise UserError(
+                f"metric '{key}' was computed by different protocols and cannot be compared ({listed})"
+            )
     return shared

@@ -131,8 +131,8 @@ def _read_metrics(record: RunRecord) -> None:
         except (ValueError, KeyError, TypeError, AttributeError):
             unreadable += 1
     if unreadable:
-        lines = "1 line" if unreadable == 1 else f"{unreadable} lines"
-        record.missing.append(f"{lines} of metrics.jsonl could not be read (a torn write) and {'is' if unreadable == 1 else 'are'} left out.")
+        lines = "1 unreadable line" if unreadable == 1 else f"{unreadable} unreadable lines"
+        record.missing.append(f"metrics.jsonl: {lines} left out (torn while being written).")
     record.train = [train[key] for key in sorted(train)]
     record.validations = {
         name: [results[key] for key in sorted(results)] for name, results in validations.items()
@@ -155,12 +155,12 @@ class SampleFiles:
     others: Mapping[str, Path]
 
 
-def find_samples(folder: Path, image: str) -> SampleFiles | None:
-    """What ``visualization/`` holds of ``image``, None when no restored picture is there."""
+def find_samples(visualization: Path, image: str) -> SampleFiles | None:
+    """What the folder ``visualization`` holds of ``image``, None when no restored picture is there."""
     relative = Path(image)
     if relative.is_absolute() or ".." in relative.parts or not relative.name:
         return None
-    home = folder / "visualization" / relative
+    home = visualization / relative
     pattern = re.compile(re.escape(relative.name) + r"_(\d+)\.png")
     try:
         found = {int(match[1]): path for path in home.iterdir() if (match := pattern.fullmatch(path.name))}

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from atelier.evaluate.results import ValidationResult, check_comparable, format_change, format_value
+from atelier.evaluate.results import (
+    ValidationResult,
+    check_comparable,
+    format_change,
+    format_value,
+    is_decibel,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def _rows(results: Mapping[str, ValidationResult]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows: one row a picture, the mean last; the first result is what the others are compared with."""
+@dataclass(frozen=True)
+class _Comparison:
+    """What both renderings show: per metric its protocol with unit, the labels, one row a picture, the means."""
+
+    protocols: list[str]
+    labels: list[str]
+    rows: list[list[str]]
+    means: list[str]
+
+
+def _compare(results: Mapping[str, ValidationResult]) -> _Comparison:
+    """The first result is what the others are compared with."""
     metrics = check_comparable(results)
     reference, *_ = results.values()
-    header = ["picture"]
-    for key in metrics:
-        header += [f"{reference.metrics[key].protocol}\n{label}" for label in results]
     rows = []
     for image in reference.images:
         row = [image]
         for key in metrics:
             first = reference.images[image][key]
             protocol = reference.metrics[key].protocol
-            for result in results.values():
-                row.append(_cell(result.images[image][key], first, protocol, result is reference))
+            row += [
+                _cell(result.images[image][key], first, protocol, result is reference)
+                for result in results.values()
+            ]
         rows.append(row)
     means = [f"mean of {len(reference.images)}"]
     for key in metrics:
@@ -33,16 +49,23 @@ def _rows(results: Mapping[str, ValidationResult]) -> tuple[list[str], list[list
             mean, first_mean = result.metrics[key], reference.metrics[key]
             cell = _cell(mean.value, first_mean.value, mean.protocol, result is reference)
             means.append(cell + (f", {mean.excluded} left out" if mean.excluded else ""))
-    return header, [*rows, means]
+    protocols = [reference.metrics[key].protocol for key in metrics]
+    return _Comparison(
+        [protocol + (", dB" if is_decibel(protocol) else "") for protocol in protocols],
+        list(results),
+        rows,
+        means,
+    )
 
 
 def _cell(value: float, first: float, protocol: str, is_reference: bool) -> str:
-    text = format_value(value, protocol)
-    return text if is_reference else f"{text} ({format_change(value - first, protocol).removesuffix(' dB')})"
+    text = format_value(value, protocol).removesuffix(" dB")
+    change = format_change(value - first, protocol).removesuffix(" dB")
+    return text if is_reference else f"{text} ({change})"
 
 
 def comparison_table(results: Mapping[str, ValidationResult], title: str | None = None) -> Table:
-    """A rich table of ``results`` (label -> result): per metric one column a label, under the metric's protocol.
+    """A rich table of ``results`` (label -> result): per metric one column a label, the protocols named below.
 
     Differences in brackets are against the first result.
 
@@ -53,28 +76,47 @@ def comparison_table(results: Mapping[str, ValidationResult], title: str | None 
     from rich.markup import escape
     from rich.table import Table
 
-    header, rows = _rows(results)
-    table = Table(title=escape(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
-    for index, text in enumerate(header):
-        table.add_column(escape(text), justify="left" if index == 0 else "right")
-    for row in rows[:-1]:
+    compared = _compare(results)
+    short = [protocol.partition(" (")[0] for protocol in compared.protocols]
+    if len(set(short)) < len(short):
+        short = compared.protocols
+    table = Table(
+        title=escape(title) if title else None,
+        caption=escape("\n".join(compared.protocols)),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("picture")
+    for name in short:
+        for label in compared.labels:
+            table.add_column(escape(f"{name}\n{label}"), justify="right")
+    for row in compared.rows:
         table.add_row(*(escape(cell) for cell in row))
     table.add_section()
-    table.add_row(*(escape(cell) for cell in rows[-1]), style="bold")
+    table.add_row(*(escape(cell) for cell in compared.means), style="bold")
     return table
 
 
 def comparison_text(results: Mapping[str, ValidationResult], title: str | None = None) -> str:
-    """The same table as plain aligned text."""
-    header, rows = _rows(results)
-    upper = [text.partition("\n")[0] if "\n" in text else "" for text in header]
-    lower = [text.rpartition("\n")[2] for text in header]
-    widths = [max(len(line[i]) for line in [upper, lower, *rows]) for i in range(len(header))]
+    """The same table as plain aligned text, each protocol written over its columns."""
+    compared = _compare(results)
+    per_metric = len(compared.labels)
+    lower = ["picture", *(compared.labels * len(compared.protocols))]
+    widths = [
+        max(len(line[i]) for line in [lower, *compared.rows, compared.means]) for i in range(len(lower))
+    ]
+    upper = " " * widths[0]
+    for index, protocol in enumerate(compared.protocols):
+        first = 1 + index * per_metric
+        lacking = len(protocol) - sum(widths[first : first + per_metric]) - 2 * (per_metric - 1)
+        widths[first] += max(0, lacking)
+        upper += "  " + protocol.rjust(sum(widths[first : first + per_metric]) + 2 * (per_metric - 1))
 
     def line(cells: list[str]) -> str:
         numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
         return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()
 
-    rule = "-" * len(line(["-" * width for width in widths]))
-    lines = [line(upper), line(lower), rule, *(line(row) for row in rows[:-1]), rule, line(rows[-1])]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [upper, line(lower), rule, *(line(row) for row in compared.rows), rule, line(compared.means)]
     return "\n".join(([title] if title else []) + lines)

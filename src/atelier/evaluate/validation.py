@@ -31,11 +31,16 @@ class PairLike(Protocol):
     """One validation picture: its name and ``H×W×C`` pixels; gt is exactly ``scale`` times as large as lq."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in its set; folders as ``a/b``."""
+
     @property
-    def lq(self) -> Pixels: ...
+    def lq(self) -> Pixels:
+        """What the network gets."""
+
     @property
-    def gt(self) -> Pixels: ...
+    def gt(self) -> Pixels:
+        """What it should give."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,9 @@ def validate(
         try:
             return as_dtype(restored, pair.gt.dtype)
         except ValueError as error:
-            raise RunStopped(f"validation '{name}', picture '{pair.name}': the network's output: {error}") from error
+            raise RunStopped(
+                f"validation '{name}', picture '{pair.name}': the network's output: {error}"
+            ) from error
 
     def keep(index: int, pair: PairLike, restored: Pixels) -> None:
         if save is not None and index < save.max_images:
@@ -212,7 +219,9 @@ def _measure(
                 pair = pairs[index]
                 restored = produce(pair)
                 _check_size(work.name, pair, restored)
-                share.append((index, pair.name, {key: float(m(restored, pair.gt)) for key, m in metrics.items()}))
+                share.append(
+                    (index, pair.name, {key: float(m(restored, pair.gt)) for key, m in metrics.items()})
+                )
                 if keep is not None:
                     keep(index, pair, restored)
                 bar.advance(note=pair.name)
@@ -222,7 +231,9 @@ def _measure(
     images: dict[str, dict[str, float]] = {}
     for _, image, values in sorted(_exchange(share, failure, work), key=lambda entry: entry[0]):
         if image in images:
-            raise UserError(f"set '{work.name}' holds two pictures called '{image}'; give them different names")
+            raise UserError(
+                f"set '{work.name}' holds two pictures called '{image}'; give them different names"
+            )
         images[image] = values
     return images
 
