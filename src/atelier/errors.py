@@ -21,9 +21,11 @@ class RunStopped(UserError):
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name most like ``word``, or None when nothing is close.
 
-    Comparison ignores case, so ``swinir`` finds ``SwinIR``.
+    Comparison ignores case, and a beginning counts: ``swinir`` finds ``SwinIR``, ``L1`` finds ``L1Loss``.
     """
     by_lower = {name.lower(): name for name in known}
+    if word and (longer := [name for lower, name in by_lower.items() if lower.startswith(word.lower())]):
+        return min(longer, key=len)
     close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 

@@ -103,7 +103,9 @@ class Registered:
             return {"type": self.default, **value}
         return value
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         choices = {
             name: handler.generate_schema(self.registry.options_class(name)) for name in self.registry.names()
         }
@@ -115,4 +117,3 @@ class Registered:
                 lambda value: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
             ),
         )
-

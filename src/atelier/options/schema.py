@@ -14,9 +14,10 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_va
 from atelier.archs.registry import NETWORKS, NetworkOptions
 from atelier.data.options import CacheOptions, TrainImagesOptions, ValImagesOptions
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
+from atelier.errors import did_you_mean
 from atelier.losses.base import LOSSES, LossOptions
 from atelier.metrics.options import METRICS, MetricOptions
-from atelier.objectives.base import OBJECTIVES, ObjectiveOptions
+from atelier.objectives.base import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveOptions
 from atelier.options.base import Options, Registered
 from atelier.train.health import HealthOptions
 from atelier.train.optimizers import OPTIMIZERS, OptimizerOptions
@@ -25,9 +26,9 @@ from atelier.train.schedules import SCHEDULERS, SchedulerOptions
 Network = Annotated[SerializeAsAny[NetworkOptions], Registered(NETWORKS)]
 Loss = Annotated[SerializeAsAny[LossOptions], Registered(LOSSES)]
 Metric = Annotated[SerializeAsAny[MetricOptions], Registered(METRICS)]
-Optimizer = Annotated[SerializeAsAny[OptimizerOptions], Registered(OPTIMIZERS)]
-Scheduler = Annotated[SerializeAsAny[SchedulerOptions], Registered(SCHEDULERS)]
-Objective = Annotated[SerializeAsAny[ObjectiveOptions], Registered(OBJECTIVES)]
+Optimizer = Annotated[SerializeAsAny[OptimizerOptions], Registered(OPTIMIZERS, default="Adam")]
+Scheduler = Annotated[SerializeAsAny[SchedulerOptions], Registered(SCHEDULERS, default="constant")]
+Objective = Annotated[SerializeAsAny[ObjectiveOptions], Registered(OBJECTIVES, default=DEFAULT_OBJECTIVE)]
 Degradation = Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)]
 
 
@@ -35,8 +36,12 @@ class PathOptions(Options):
     """Where weights come from and where the run is written."""
 
     pretrain_network_g: Path | None = Field(None, description="weights to start from")
-    param_key_g: str | None = Field(None, description="which entry of the weight file; null: params_ema, then params")
-    resume_state: Path | None = Field(None, description="a training_states/N.state of this run to continue from")
+    param_key_g: str | None = Field(
+        None, description="which entry of the weight file; null: params_ema, then params"
+    )
+    resume_state: Path | None = Field(
+        None, description="a training_states/N.state of this run to continue from"
+    )
     experiments_root: Path = Field(Path("experiments"), description="folder that holds one folder per run")
 
     @field_validator("pretrain_network_g", "resume_state", "experiments_root")
@@ -51,7 +56,9 @@ class TrainOptions(Options):
     total_iter: int = Field(500_000, ge=1, description="optimiser steps of the whole run")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     optim_g: Optimizer = Field(default_factory=lambda: OPTIMIZERS.options_class("Adam")(type="Adam"))
-    scheduler: Scheduler = Field(default_factory=lambda: SCHEDULERS.options_class("constant")(type="constant"))
+    scheduler: Scheduler = Field(
+        default_factory=lambda: SCHEDULERS.options_class("constant")(type="constant")
+    )
     warmup_iter: int = Field(-1, ge=-1, description="linear warm-up over this many steps; -1: off")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
     grad_clip: float | None = Field(None, gt=0, description="largest global gradient norm; null: no clipping")
@@ -125,12 +132,15 @@ class DatasetsOptions(Options):
     train: TrainImagesOptions
     val: ValImagesOptions | None = None
 
-    @model_validator(mode="after")
-    def _names(self) -> DatasetsOptions:
-        for key in self.__pydantic_extra__ or {}:
-            if not key.startswith("val_"):
-                raise ValueError(f"unknown data set '{key}'; allowed: train, val, val_1, val_NAME ...")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _names(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields and not str(key).startswith("val_"):
+                    known = did_you_mean(str(key), cls.model_fields)
+                    raise ValueError(f"unknown data set '{key}'{known}; allowed: train, val, val_1, val_NAME ...")
+        return data
 
     @property
     def validation(self) -> dict[str, ValImagesOptions]:
@@ -146,7 +156,9 @@ class RunOptions(Options):
     scale: int = Field(1, ge=1, le=16, description="how many times larger gt is than lq")
     manual_seed: int = Field(0, ge=0, description="every random choice of the run follows from it")
     num_gpu: Literal["auto"] | int = Field("auto", description="auto: a GPU when there is one; 0: the CPU")
-    plugins: list[str] = Field(default_factory=list, description="modules to import that register own components")
+    plugins: list[str] = Field(
+        default_factory=list, description="modules to import that register own components"
+    )
     objective: Objective = Field(default_factory=lambda: OBJECTIVES.options_class("pixel")(type="pixel"))
     degradation: Degradation | None = Field(None, description="how lq is made from clean gt; default bicubic")
     datasets: DatasetsOptions
@@ -197,6 +209,10 @@ class RunOptions(Options):
             raise ValueError(
                 f"datasets.train.batch_size_per_gpu {train.batch_size_per_gpu} cannot be split into "
                 f"train.accumulate {self.train.accumulate} equal micro-batches"
+            )
+        if self.train.optim_g.type == "AdamWScheduleFree" and self.train.ema_decay > 0:
+            raise ValueError(
+                "train.optim_g.type AdamWScheduleFree averages the weights itself; set train.ema_decay: 0"
             )
         if self.scale == 1 and self.degradation is None and not self._all_paired():
             raise ValueError(
