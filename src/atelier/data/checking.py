@@ -24,7 +24,7 @@ class CheckReport:
     Attributes:
         pictures: how many were looked at (gt and lq).
         unreadable: no picture, or of a kind that cannot be read.
-        truncated: the header is good, the pixels are not.
+        truncated: the file starts as a picture, but its end or its pixels are damaged.
         tiny: a side below the limit.
         mixed: pictures whose channel count differs from that of most others.
         duplicates: groups of files with identical pixels (a warning: a set may hold them on purpose).
@@ -148,7 +148,7 @@ def _one(source: Source, number: int) -> _Seen:
     try:
         source.shape(number)
     except UserError as error:
-        return _Seen(None, error=str(error))
+        return _Seen(None, error=str(error), truncated="truncated" in str(error))
     try:
         pixels = source.read(number)
     except UserError as error:
