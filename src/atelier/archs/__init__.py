@@ -1,1 +1,63 @@
-"""placeholder"""
+"""Networks, their registry, and weight files. Names are loaded on first use, because they need torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atelier.archs.compact import SRVGGNetCompact
+    from atelier.archs.compiling import compile_blocks
+    from atelier.archs.facts import NetworkFacts
+    from atelier.archs.load import LoadedNetwork, load_network, load_state
+    from atelier.archs.load_report import LoadReport
+    from atelier.archs.network_options import NetworkOptions
+    from atelier.archs.registry import NETWORKS
+    from atelier.archs.swinir import SwinIR
+    from atelier.archs.weights import StateFile, read_weights, save_weights, written_state
+
+_HOME = {
+    "NETWORKS": "registry",
+    "LoadReport": "load_report",
+    "LoadedNetwork": "load",
+    "NetworkFacts": "facts",
+    "NetworkOptions": "network_options",
+    "SRVGGNetCompact": "compact",
+    "StateFile": "weights",
+    "SwinIR": "swinir",
+    "compile_blocks": "compiling",
+    "load_network": "load",
+    "load_state": "load",
+    "read_weights": "weights",
+    "save_weights": "weights",
+    "written_state": "weights",
+}
+
+__all__ = [
+    "NETWORKS",
+    "LoadReport",
+    "LoadedNetwork",
+    "NetworkFacts",
+    "NetworkOptions",
+    "SRVGGNetCompact",
+    "StateFile",
+    "SwinIR",
+    "compile_blocks",
+    "load_network",
+    "load_state",
+    "read_weights",
+    "save_weights",
+    "written_state",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

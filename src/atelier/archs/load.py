@@ -1,0 +1,195 @@
+"""From a weight file to a working network, and weights into a network that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from atelier.archs.facts import NetworkFacts, facts_of
+from atelier.archs.load_report import LoadReport
+from atelier.archs.network_options import NetworkOptions
+from atelier.archs.registry import NETWORKS
+from atelier.archs.weights import StateFile, read_weights
+from atelier.errors import UserError
+from atelier.files import sha256_of
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network in evaluation mode on the CPU, what it is, and what was read."""
+
+    net: nn.Module
+    facts: NetworkFacts
+    report: LoadReport
+
+
+def load_network(path: Path | str, *, param_key: str | None = None) -> LoadedNetwork:
+    """The network that a weight file holds; architecture and hyper-parameters from metadata, keys and shapes.
+
+    Our own architectures are built by us, everything else by spandrel.
+
+    Raises:
+        UserError: an unreadable file (see :func:`read_weights`), an unknown architecture, or metadata that contradict
+            the tensors.
+    """
+    file = read_weights(path, param_key)
+    options = options_of(file)
+    if options is None:
+        return _through_spandrel(file)
+    with torch.random.fork_rng(
+        devices=()
+    ):  # the weights drawn here are replaced; nobody's numbers should shift
+        net = options.build()
+    report = load_state(net, file)
+    return LoadedNetwork(net.eval(), facts_of(options), report)
+
+
+def load_state(net: nn.Module, state_file: StateFile, strict: bool = True) -> LoadReport:
+    """Copy weights into ``net``, by name and shape; constants of the architecture in the file are checked and ignored.
+
+    With ``strict`` every tensor must fit; otherwise those that fit are copied and the report names the rest.
+
+    Raises:
+        UserError: something does not fit (nothing was copied then); at most ten tensors of each kind are named.
+    """
+    report, values = compare(net, state_file)
+    if strict:
+        _require_complete(report)
+    else:
+        report = replace(report, mode="partial")
+    net.load_state_dict(values, strict=strict)
+    return report
+
+
+def compare(net: nn.Module, file: StateFile) -> tuple[LoadReport, dict[str, Tensor]]:
+    """(what fits by name and shape and what does not, the tensors that fit); nothing is copied."""
+    options = getattr(net, "options", None)
+    state: Mapping[str, Tensor] = file.state
+    ignored: dict[str, str] = {}
+    if isinstance(options, NetworkOptions):
+        try:
+            state, ignored = options.network_state(state)
+        except UserError as error:
+            raise UserError(f"{_name(file)}: {error}") from None
+    own = net.state_dict()
+    fits = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    report = LoadReport(
+        path=file.path,
+        sha256=_sha256(file),
+        param_key=file.param_key,
+        mode="strict",
+        loaded=tuple(key for key in own if key in fits),
+        mismatched={
+            key: (tuple(state[key].shape), tuple(value.shape))
+            for key, value in own.items()
+            if key in state and key not in fits
+        },
+        missing=tuple(key for key in own if key not in state),
+        unexpected=tuple(key for key in state if key not in own),
+        ignored=ignored,
+        elements_total=sum(value.numel() for value in own.values()),
+        elements_loaded=sum(value.numel() for value in fits.values()),
+    )
+    return report, fits
+
+
+def options_of(file: StateFile) -> NetworkOptions | None:
+    """The options of the network in ``file``; None when it is none of ours.
+
+    Metadata win over what can be inferred, because some options leave no trace in the shapes; where the shapes do
+    speak, both must agree.
+
+    Raises:
+        UserError: metadata and tensors contradict each other, or the tensors fit no complete network.
+    """
+    inferred = _inferred(file)
+    arch, given = file.metadata.get("arch"), file.metadata.get("options")
+    if arch not in NETWORKS or not isinstance(given, Mapping):
+        return inferred
+    options_class = NETWORKS.options_class(str(arch))
+    try:
+        told = options_class.model_validate(dict(given))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UserError(
+            f"{_name(file)}: its metadata are no {arch} options: {place} {problem['msg']}"
+        ) from None
+    if inferred is None:
+        return told
+    differences = _differences(told, inferred)
+    if differences:
+        raise UserError(
+            f"{_name(file)}: metadata and tensors contradict each other: {'; '.join(differences)}"
+        )
+    return told
+
+
+def _differences(told: NetworkOptions, inferred: NetworkOptions) -> list[str]:
+    if told.type != inferred.type:
+        return [f"arch is {told.type}, the tensors are those of {inferred.type}"]
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in told.build().state_dict().items()}
+    # Through the shapes as well, because different numbers may mean the same tensors (mlp_ratio is rounded).
+    seen = type(told).from_shapes(shapes)
+    return [
+        f"{key} is {getattr(told, key)!r}, the tensors say {getattr(inferred, key)!r}"
+        for key in type(told).model_fields
+        if key not in told.not_in_shapes and getattr(seen, key) != getattr(inferred, key)
+    ]
+
+
+def _inferred(file: StateFile) -> NetworkOptions | None:
+    shapes = file.shapes
+    for name in NETWORKS:
+        options_class = NETWORKS.options_class(name)
+        if options_class.recognises(shapes):
+            try:
+                return options_class.from_shapes(shapes)
+            except (UserError, ValidationError, KeyError, IndexError) as error:
+                reason = (
+                    error if isinstance(error, UserError) else f"tensors are missing or misshapen ({error})"
+                )
+                raise UserError(f"{_name(file)} looks like {name}, but {reason}") from None
+    return None
+
+
+def _through_spandrel(file: StateFile) -> LoadedNetwork:
+    # spandrel's import alone takes as long as torch's; most files are ours.
+    from atelier.archs.foreign import network_from_state
+
+    net, facts = network_from_state(file.state, _name(file))
+    elements = sum(value.numel() for value in file.state.values())
+    report = LoadReport(
+        path=file.path,
+        sha256=_sha256(file),
+        param_key=file.param_key,
+        mode="strict",
+        loaded=tuple(file.state),
+        mismatched={},
+        missing=(),
+        unexpected=(),
+        ignored={},
+        elements_total=elements,
+        elements_loaded=elements,
+    )
+    return LoadedNetwork(net, facts, report)
+
+
+def _sha256(file: StateFile) -> str | None:
+    return sha256_of(file.path) if file.path is not None and file.path.is_file() else None
+
+
+def _require_complete(report: LoadReport) -> None:
+    if not report.complete:
+        source = str(report.path) if report.path is not None else "the given state"
+        raise UserError("\n".join([f"{source} does not fit the network:", *report.problems()]))
+
+
+def _name(file: StateFile) -> str:
+    return str(file.path) if file.path is not None else "the given state"

@@ -1,0 +1,16 @@
+"""The table of networks; a new one is one line here."""
+
+from __future__ import annotations
+
+from atelier.archs.network_options import NetworkOptions
+from atelier.options.base import Registry
+
+__all__ = ["NETWORKS", "NetworkOptions"]
+
+NETWORKS: Registry[NetworkOptions] = Registry(
+    "network",
+    {
+        "SwinIR": "atelier.archs.swinir_options:SwinIROptions",
+        "SRVGGNetCompact": "atelier.archs.compact_options:SRVGGNetCompactOptions",
+    },
+)

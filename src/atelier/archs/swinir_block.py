@@ -1,0 +1,163 @@
+"""One Swin layer on rows of tokens, and the residual group that chains them around a convolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from atelier.archs.swinir_attention import WindowAttention
+from atelier.archs.swinir_options import SwinIROptions
+from atelier.archs.swinir_windows import Groups, Layout, Order, rearrange
+
+# Rows that pass through a whole block while they are still in the cache (evaluation on the CPU).
+_PIECE_ROWS = 1024
+
+
+class Mlp(nn.Module):
+    """Linear, exact (erf) GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[R, C] to [R, C]."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(rows)))))  # type: ignore[no-any-return]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops the branch for whole pictures, scales the rest by 1 / keep."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, rows: Tensor, batch: int, tokens: int) -> Tensor:
+        """``rows`` [n*B*N, C] with the B pictures inside each window of N tokens."""
+        if not self.training or self.rate == 0:
+            return rows
+        keep = 1 - self.rate
+        kept = rows.new_empty(batch, 1, 1).bernoulli_(keep).div_(keep)
+        return (rows.view(-1, batch, tokens, rows.shape[-1]) * kept).view_as(rows)
+
+
+class SwinBlock(nn.Module):
+    """``t + attn(norm1(t))``, then ``t + mlp(norm2(t))``, on rows in window order."""
+
+    def __init__(self, options: SwinIROptions, heads: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        dim = options.embed_dim
+        self.shifted = shifted
+        self.tokens = options.window_size**2
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(
+            dim,
+            options.window_size,
+            heads,
+            options.qkv_bias,
+            options.qk_scale,
+            options.attn_drop_rate,
+            options.drop_rate,
+        )
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * options.mlp_ratio), options.drop_rate)
+        self.drop_path = DropPath(drop_path)
+
+    @property
+    def order(self) -> Order:
+        """The token order this block works in."""
+        return "shifted" if self.shifted else "plain"
+
+    def forward(self, rows: Tensor, groups: Groups, batch: int) -> Tensor:
+        """``rows`` [n*B*N, C] in :attr:`order` to the same shape."""
+        biases = self.attn.prepare(self.shifted)
+        if (
+            rows.device.type != "cpu"
+            or self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+        ):
+            return self._layer(rows, biases, groups, batch)
+        out = torch.empty_like(rows)
+        most = max(1, _PIECE_ROWS // self.tokens)
+        start = 0
+        for count, kind in groups:
+            for first in range(start, start + count, most):
+                windows = min(most, start + count - first)
+                piece = slice(first * self.tokens, (first + windows) * self.tokens)
+                out[piece] = self._layer(rows[piece], biases, ((windows, kind),), 1)
+            start += count
+        return out
+
+    def _layer(self, rows: Tensor, biases: Tensor, groups: Groups, batch: int) -> Tensor:
+        mixed: Tensor = self.drop_path(self.attn(self.norm1(rows), biases, groups), batch, self.tokens)
+        rows = rows + mixed
+        changed: Tensor = self.drop_path(self.mlp(self.norm2(rows)), batch, self.tokens)
+        return rows + changed
+
+
+class ResidualGroup(nn.Module):
+    """The blocks of one RSTB, alternately unshifted and shifted."""
+
+    def __init__(self, options: SwinIROptions, depth: int, heads: int, drop_path: list[float]) -> None:
+        super().__init__()
+        self.use_checkpoint = options.use_checkpoint
+        self.blocks = nn.ModuleList(
+            SwinBlock(options, heads, shifted=j % 2 == 1, drop_path=drop_path[j]) for j in range(depth)
+        )
+
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        """``rows`` [B*H*W, C] in image order to the same."""
+        order: Order = "image"
+        for block in self.blocks:
+            assert isinstance(block, SwinBlock)
+            rows, order = rearrange(rows, layout, order, block.order), block.order
+            groups = layout.groups(block.shifted)
+            if self.use_checkpoint and self.training and torch.is_grad_enabled():
+                rows = checkpoint(block, rows, groups, layout.batch, use_reentrant=False)
+            else:
+                rows = block(rows, groups, layout.batch)
+        return rearrange(rows, layout, order, "image")
+
+
+class RSTB(nn.Module):
+    """Residual Swin Transformer block: ``conv(blocks(t)) + t``."""
+
+    def __init__(self, options: SwinIROptions, depth: int, heads: int, drop_path: list[float]) -> None:
+        super().__init__()
+        self.residual_group = ResidualGroup(options, depth, heads, drop_path)
+        self.conv = residual_conv(options.embed_dim, options.resi_connection)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """[B, C, H, W] in channels_last memory to the same."""
+        rows = self.residual_group(to_rows(x), layout)
+        return self.conv(from_rows(rows, x)) + x  # type: ignore[no-any-return]
+
+
+def residual_conv(dim: int, kind: str) -> nn.Module:
+    """The convolution that ends an RSTB and the body: one, or three with a bottleneck of a quarter."""
+    if kind == "1conv":
+        return nn.Conv2d(dim, dim, 3, padding=1)
+    quarter = dim // 4
+    return nn.Sequential(
+        nn.Conv2d(dim, quarter, 3, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(quarter, quarter, 1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(quarter, dim, 3, padding=1),
+    )
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] to [B*H*W, C]; no copy in channels_last memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """The reverse of :func:`to_rows`: a channels_last view shaped as ``like``."""
+    batch, _, height, width = like.shape
+    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)

@@ -1,0 +1,177 @@
+"""Options of SwinIR (Liang et al., ICCV Workshops 2021), with the names of the official constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from atelier.archs.network_options import NetworkOptions, Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atelier.archs.swinir import SwinIR
+
+Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
+
+
+class SwinIROptions(NetworkOptions):
+    """The whole official family. ``img_size`` only sets the size of the ``attn_mask`` constants in a written file.
+
+    Without an upsampler (``''`` or null) the network predicts a residual at input size and ``upscale`` must be 1.
+    """
+
+    scale_key: ClassVar[str | None] = "upscale"
+    # Activations grow past float16's 65504: black pictures (SwinIR issues 103 and 180).
+    supports_half: ClassVar[bool] = False
+    not_in_shapes: ClassVar[frozenset[str]] = frozenset(
+        {
+            "img_size",
+            "img_range",
+            "qk_scale",
+            "drop_rate",
+            "attn_drop_rate",
+            "drop_path_rate",
+            "use_checkpoint",
+        }
+    )
+
+    type: Literal["SwinIR"] = "SwinIR"
+    img_size: int = Field(64, ge=1)
+    patch_size: Literal[1] = 1
+    in_chans: int = Field(3, ge=1)
+    embed_dim: int = Field(96, ge=1)
+    depths: tuple[int, ...] = Field((6, 6, 6, 6), min_length=1)
+    num_heads: tuple[int, ...] = Field((6, 6, 6, 6), min_length=1)
+    window_size: int = Field(7, ge=2)
+    mlp_ratio: float = Field(4.0, gt=0)
+    qkv_bias: bool = True
+    qk_scale: float | None = Field(None, gt=0)
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    attn_drop_rate: float = Field(0.0, ge=0, lt=1)
+    drop_path_rate: float = Field(0.1, ge=0, lt=1)
+    ape: bool = False
+    patch_norm: bool = True
+    use_checkpoint: bool = False
+    upscale: int = Field(2, ge=1)
+    img_range: float = Field(1.0, gt=0)
+    upsampler: Upsampler = ""
+    resi_connection: Literal["1conv", "3conv"] = "1conv"
+
+    @field_validator("upsampler", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: object) -> object:
+        return "" if value is None else value
+
+    @field_validator("depths", "num_heads")
+    @classmethod
+    def _all_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError(f"every entry must be at least 1, given {list(value)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_head_no_scale(cls, data: object) -> object:
+        """The constructor's default ``upscale`` of 2 means nothing without an upsampler: left out, it is 1."""
+        if isinstance(data, dict) and not data.get("upsampler") and "upscale" not in data:
+            return {**data, "upscale": 1}
+        return data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(self.depths) != len(self.num_heads):
+            raise ValueError(
+                f"depths has {len(self.depths)} entries and num_heads {len(self.num_heads)}: one each per RSTB"
+            )
+        for heads in self.num_heads:
+            if self.embed_dim % heads:
+                raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {heads}")
+        if self.img_size <= self.window_size:
+            raise ValueError(
+                f"img_size {self.img_size} must be larger than window_size {self.window_size} (the original "
+                f"silently shrinks its window there)"
+            )
+        if int(self.embed_dim * self.mlp_ratio) < 1:
+            raise ValueError(
+                f"mlp_ratio {self.mlp_ratio} leaves no hidden unit at embed_dim {self.embed_dim}"
+            )
+        if self.resi_connection == "3conv" and self.embed_dim < 4:
+            raise ValueError(f"resi_connection 3conv needs embed_dim of at least 4, given {self.embed_dim}")
+        self._check_scale()
+        return self
+
+    def _check_scale(self) -> None:
+        scale = self.upscale
+        allowed = {
+            "": (
+                scale == 1,
+                "1, because the network then ends at input size; for a larger output name an upsampler",
+            ),
+            "nearest+conv": (scale in (2, 4), "2 or 4"),
+            "pixelshuffle": (scale == 3 or (scale > 1 and scale & (scale - 1) == 0), "3 or a power of 2"),
+            "pixelshuffledirect": (True, ""),
+        }
+        fits, instead = allowed[self.upsampler]
+        if not fits:
+            raise ValueError(f"upscale {scale} with upsampler '{self.upsampler}': allowed is {instead}")
+
+    def build(self) -> SwinIR:
+        """The network, initialised as the original (truncated normal 0.02)."""
+        from atelier.archs.swinir import SwinIR
+
+        return SwinIR(**self.model_dump(exclude={"type"}))
+
+    @property
+    def scale(self) -> int:
+        """``upscale``."""
+        return self.upscale
+
+    @property
+    def in_channels(self) -> int:
+        """``in_chans``."""
+        return self.in_chans
+
+    @property
+    def out_channels(self) -> int:
+        """``in_chans``: every official head gives back as many channels."""
+        return self.in_chans
+
+    @property
+    def size_multiple(self) -> int:
+        """``window_size``."""
+        return self.window_size
+
+    @classmethod
+    def recognises(cls, shapes: Shapes) -> bool:
+        """A plain first convolution, and blocks without a tensor that belongs to a relative (HAT, SRFormer)."""
+        prefix = "layers.0.residual_group.blocks.0."
+        block = {key.removeprefix(prefix).rsplit(".", 1)[0] for key in shapes if key.startswith(prefix)}
+        own = {"norm1", "norm2", "attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
+        table = prefix + "attn.relative_position_bias_table"
+        return "conv_first.weight" in shapes and table in shapes and block <= own
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> Self:
+        """See :func:`atelier.archs.swinir_files.options_from_shapes`."""
+        from atelier.archs.swinir_files import options_from_shapes
+
+        return cls.model_validate(options_from_shapes(shapes))
+
+    def file_state(
+        self, state: Mapping[str, Tensor], *, minimal_constants: bool = False
+    ) -> dict[str, Tensor]:
+        """See :func:`atelier.archs.swinir_files.official_state`."""
+        from atelier.archs.swinir_files import official_state
+
+        return official_state(
+            state, self.window_size, 2 * self.window_size if minimal_constants else self.img_size
+        )
+
+    def network_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """See :func:`atelier.archs.swinir_files.without_constants`."""
+        from atelier.archs.swinir_files import without_constants
+
+        return without_constants(state, self.window_size)

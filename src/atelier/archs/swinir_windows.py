@@ -1,0 +1,163 @@
+"""Where SwinIR's windows lie: token orders, shift masks, the relative-position index.
+
+Tokens travel through a residual group as rows of one matrix, window by window, so that everything inside a block
+works on contiguous memory. Between an unshifted and a shifted block one row permutation takes the place of
+"reverse, roll, partition". In the shifted order, windows that need the same mask stand together: of all windows only
+four kinds exist (interior, right edge, bottom edge, corner), so four masks of N x N serve a picture of any size.
+
+Letters: B pictures, H x W the padded map, w the window side, N = w * w, s = w // 2 the shift.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Order = Literal["image", "plain", "shifted"]
+Groups = tuple[tuple[int, int], ...]
+"""Consecutive windows that share a mask: ((number of windows, kind of mask), ...)."""
+
+INTERIOR, RIGHT, BOTTOM, CORNER = range(4)
+# Not minus infinity: the value of the original, which trained weights have seen (spec: bit-level agreement).
+_ACROSS = -100.0
+
+
+class Layout:
+    """The token orders of one (B, H, W); H and W are multiples of ``window``.
+
+    ``image``: row b*H*W + y*W + x. ``plain``: windows row by row, the B pictures inside each window. ``shifted``:
+    the windows of the map rolled by (-s, -s), sorted by kind of mask, the B pictures inside each window.
+    """
+
+    def __init__(self, batch: int, height: int, width: int, window: int, device: torch.device) -> None:
+        self.batch, self.height, self.width, self.window = batch, height, width, window
+        self.device = device
+        self._places: dict[Order, Tensor] = {}
+        self._moves: dict[tuple[Order, Order], Tensor] = {}
+
+    def groups(self, shifted: bool) -> Groups:
+        """The windows of an order, in that order, empty groups left out."""
+        down, across = self.height // self.window, self.width // self.window
+        if not shifted:
+            return ((self.batch * down * across, INTERIOR),)
+        sizes = (
+            (self.batch * (down - 1) * (across - 1), INTERIOR),
+            (self.batch * (down - 1), RIGHT),
+            (self.batch * (across - 1), BOTTOM),
+            (self.batch, CORNER),
+        )
+        return tuple(each for each in sizes if each[0])
+
+    def move(self, source: Order, target: Order) -> Tensor:
+        """Index [B*H*W] int64 such that ``rows.index_select(0, index)`` takes rows from one order to the other."""
+        if (source, target) not in self._moves:
+            where = self._image_rows(target)
+            if source != "image":
+                where = torch.argsort(self._image_rows(source)).index_select(0, where)
+            self._moves[source, target] = where
+        return self._moves[source, target]
+
+    def _image_rows(self, order: Order) -> Tensor:
+        """For each row of ``order``, its row in ``image`` order."""
+        if order not in self._places:
+            w = self.window
+            rows = torch.arange(self.batch * self.height * self.width, device=self.device)
+            if order != "image":
+                grid = rows.view(self.batch, self.height, self.width)
+                if order == "shifted":
+                    grid = grid.roll((-(w // 2), -(w // 2)), (1, 2))
+                grid = grid.view(self.batch, self.height // w, w, self.width // w, w).permute(1, 3, 0, 2, 4)
+                if order == "plain":
+                    rows = grid.reshape(-1)
+                else:
+                    kinds = (grid[:-1, :-1], grid[:-1, -1], grid[-1, :-1], grid[-1, -1])
+                    rows = torch.cat([kind.reshape(-1) for kind in kinds])
+            self._places[order] = rows
+        return self._places[order]
+
+
+class Layouts:
+    """Layouts by size, made once each; the least recently used one goes when there are more than ``keep``."""
+
+    def __init__(self, window: int, keep: int = 8) -> None:
+        self.window, self.keep = window, keep
+        self._made: OrderedDict[tuple[int, int, int, torch.device], Layout] = OrderedDict()
+
+    def of(self, batch: int, height: int, width: int, device: torch.device) -> Layout:
+        """The layout of B pictures of H x W (padded) on ``device``."""
+        if torch.compiler.is_compiling():
+            return Layout(batch, height, width, self.window, device)
+        key = (batch, height, width, device)
+        layout = self._made.get(key)
+        if layout is None:
+            layout = self._made[key] = Layout(batch, height, width, self.window, device)
+            if len(self._made) > self.keep:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        return layout
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layouts:
+        """A copied network starts with an empty store: what is in it can be computed again."""
+        return Layouts(self.window, self.keep)
+
+
+class _Rearrange(torch.autograd.Function):
+    """A row permutation whose gradient is the opposite permutation: a plain copy, where autograd would scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.there, ctx.back = there, back
+        return rows.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Rearrange.apply(gradients[0], ctx.back, ctx.there), None, None
+
+
+def rearrange(rows: Tensor, layout: Layout, source: Order, target: Order) -> Tensor:
+    """``rows`` [B*H*W, C] taken from one token order to another."""
+    if source == target:
+        return rows
+    # Index tensors born in inference mode could not be used in training later.
+    with torch.inference_mode(False):
+        there = layout.move(source, target)
+        back = layout.move(target, source) if torch.is_grad_enabled() and rows.requires_grad else None
+    if back is None:
+        return rows.index_select(0, there)
+    return _Rearrange.apply(rows, there, back)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=16)
+def relative_position_index(window: int, device: torch.device) -> Tensor:
+    """[N, N] int64: table row of the pair (a, b), ``(ya-yb+w-1)(2w-1) + (xa-xb+w-1)``."""
+    with torch.inference_mode(False):
+        y = torch.arange(window, device=device).repeat_interleave(window)
+        x = torch.arange(window, device=device).repeat(window)
+        down = y[:, None] - y[None, :] + window - 1
+        across = x[:, None] - x[None, :] + window - 1
+        return down * (2 * window - 1) + across
+
+
+@lru_cache(maxsize=16)
+def shift_masks(window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[4, N, N]: 0 between tokens that were neighbours before the roll, -100 across the seam; one for each kind."""
+    with torch.inference_mode(False):
+        wrapped = torch.arange(window, device=device) >= window - window // 2
+        below, right = wrapped.repeat_interleave(window), wrapped.repeat(window)
+        seam_down = below[:, None] != below[None, :]
+        seam_across = right[:, None] != right[None, :]
+        kinds = [torch.zeros_like(seam_down), seam_across, seam_down, seam_down | seam_across]
+        return torch.stack(kinds).to(dtype) * _ACROSS
+
+
+def official_mask(window: int, size: int) -> Tensor:
+    """``attn_mask`` as official files hold it: [nW, N, N] float32 for a map of ``size`` (rounded up to windows)."""
+    per_side = -(-size // window)
+    kind = torch.zeros(per_side, per_side, dtype=torch.int64)
+    kind[:, -1] += RIGHT
+    kind[-1, :] += BOTTOM
+    return shift_masks(window, torch.device("cpu"), torch.float32).index_select(0, kind.flatten())
