@@ -223,7 +223,7 @@ def test_meta_info_formats(tmp_path, make_folder):
     paths[2].rename(tmp_path / "gt" / "sub" / "x (1).png")
     meta = write_list(
         tmp_path,
-        "\ufeffsub/p3.png (8,9,3)\r\n\r\n  sub/with blank.png (8, 9, 3)  \r\nsub/x (1).png\r\nsub/p0.png more words\r\n",
+        "\ufeffsub/p3.png (8,9,3)\r\n\r\n  sub/with blank.png (8, 9, 3)  \r\nsub/x (1).png\r\nsub/p0.png more\r\n",
     )
     opened = pictures(tmp_path / "gt", meta_info=meta)
     assert names(opened) == ["sub/p3.png", "sub/with blank.png", "sub/x (1).png", "sub/p0.png"]
