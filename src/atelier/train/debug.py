@@ -19,10 +19,9 @@ STEPS = 8
 def debug_options(options: RunOptions) -> RunOptions:
     """The same run, eight steps long: prints each step, validates on two pictures at half way and at the end.
 
-    Nothing is written outside ``experiments/debug_NAME``: the shard cache moves in there too.
+    Nothing is written outside ``experiments/debug_NAME``: pictures are read without the shard cache.
     """
     name = f"debug_{options.name}"
-    root = options.path.experiments_root / name
     return options.model_copy(
         update={
             "name": name,
@@ -32,7 +31,7 @@ def debug_options(options: RunOptions) -> RunOptions:
                 update={"print_freq": 1, "save_checkpoint_freq": STEPS // 2, "use_tb_logger": False}
             ),
             "path": options.path.model_copy(update={"resume_state": None}),
-            "cache": options.cache.model_copy(update={"folder": root / "cache"}),
+            "cache": options.cache.model_copy(update={"enabled": False}),
         }
     )
 

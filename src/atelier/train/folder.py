@@ -80,6 +80,12 @@ class RunFolder:
         if self.root.exists():
             shutil.rmtree(self.root)
 
+    def forget_references(self) -> None:
+        """Remove the gt, lq and bicubic samples: they are written once, and the data have changed since."""
+        for kind in ("gt", "lq", "bicubic"):
+            for path in self.visualization.rglob(f"*_{kind}.png"):
+                path.unlink()
+
     def keep_metrics_until(self, iteration: int) -> None:
         """Drop records after ``iteration``: steps that will be computed again must not be logged twice.
 

@@ -55,7 +55,7 @@ class RunResult:
 
 
 def train(
-    source: RunOptions | Mapping[str, Any] | str | Path,
+    source: RunOptions | dict[str, Any] | str | Path,
     overrides: tuple[str, ...] | list[str] = (),
     *,
     auto_resume: bool = False,
@@ -163,7 +163,9 @@ class _Run:
             return []
         state = checkpoint.load_state()
         if "past" in state:
-            compare_past(state["past"], past, accept=accept, report=self.notes.append)
+            changes = compare_past(state["past"], past, accept=accept, report=self.notes.append)
+            if self.ranks.first and any(change.path[0] in {"datasets", "degradation"} for change in changes):
+                self.folder.forget_references()
         restored = trainer.load(state, checkpoint.models)
         validator.best = Best.from_json(state["best"]) if state.get("best") else None
         return restored

@@ -69,7 +69,7 @@ class Tracker:
             from torch.utils.tensorboard import SummaryWriter
 
             purge = start_iter + 1 if start_iter else None
-            self._tensorboard = SummaryWriter(str(folder.root / "tb_logger"), purge_step=purge)  # type: ignore[no-untyped-call]
+            self._tensorboard = SummaryWriter(str(folder.root / "tb_logger"), purge_step=purge)
         if options.wandb.project is not None:
             self._wandb = self._start_wandb(options, resolved)
 

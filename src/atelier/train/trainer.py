@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atelier.archs.compiling import compile_blocks
 from atelier.archs.load import load_state
-from atelier.archs.weights import StateFile, read_weights, save_weights, written_state
+from atelier.archs.weights import StateFile, read_weights, save_weights
 from atelier.data.batch import Batch
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
+from atelier.train.compiling import compile_blocks
 from atelier.train.distributed import Ranks
 from atelier.train.ema import EMA
 from atelier.train.gradients import clip_gradients, gradient_norm
@@ -192,16 +193,9 @@ class Trainer:
 
     def weight_writers(self) -> dict[str, Callable[[Path], None]]:
         """Role -> function that writes that network's weight file (``params`` and, for g, ``params_ema``)."""
-        return {role: lambda path, role=role: self._write_weights(role, path) for role in self.nets}
+        return {role: partial(self._write_weights, role) for role in self.nets}
 
     def _write_weights(self, role: str, path: Path) -> None:
-        with self.evaluating():
-            states = {"params": written_state(self.nets[role])}
-            self._write_states(role, states, path)
-
-    def _write_states(self, role: str, states: dict[str, Any], path: Path) -> None:
-        if role == "g" and self.ema is not None:
-            states["params_ema"] = written_state(self.ema.net)
         network = self.network_options[role]
         metadata = {
             "arch": network.type,
@@ -209,7 +203,11 @@ class Trainer:
             "name": self.options.name,
             "iter": self.iteration,
         }
-        save_weights(path, states, metadata)
+        with self.evaluating():
+            states = {"params": self.nets[role].state_dict()}
+            if role == "g" and self.ema is not None:
+                states["params_ema"] = self.ema.state_dict()
+            save_weights(path, states, metadata)
 
     def state(self) -> dict[str, Any]:
         """Everything beside the weight files that a resume needs; tensors and plain values only."""

@@ -61,8 +61,7 @@ class Validator:
 
     def run(self, net: nn.Module, iteration: int, *, quiet: bool) -> dict[str, ValidationResult]:
         """Measure ``net`` on every set and save sample pictures."""
-        val = self._options.val
-        save = SaveOptions(self._folder.visualization, val.max_images) if val.save_img else None
+        val, shown = self._options.val, self._folder.visualization
         return {
             key: validate(
                 net,
@@ -71,7 +70,10 @@ class Validator:
                 metrics=self._metrics,
                 restore=self._restore,
                 iteration=iteration,
-                save=save,
+                # Pictures of one name may stand in several sets.
+                save=SaveOptions(shown / key if len(self.sets) > 1 else shown, val.max_images)
+                if val.save_img
+                else None,
                 quiet=quiet,
                 **self._share(),
             )
