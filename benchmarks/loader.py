@@ -52,6 +52,7 @@ class OpenCVReader(FileReader):
 
     def picture(self, number: int) -> Pixels:
         decoded = cv2.imread(self.places[number], cv2.IMREAD_COLOR)
+        assert decoded is not None, self.places[number]
         return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 

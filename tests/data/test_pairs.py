@@ -77,6 +77,13 @@ def test_missing_and_empty_folders(tmp_path, prepare, message):
         pictures(tmp_path / "gt")
 
 
+def test_a_folder_without_permission(tmp_path, make_folder, monkeypatch):
+    make_folder(tmp_path / "gt", [(8, 8, 3)])
+    monkeypatch.setattr("atelier.data.sources.os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="no permission to read the folder"):
+        pictures(tmp_path / "gt")
+
+
 def test_unreadable_pictures_are_listed_together(tmp_path, make_folder):
     paths = make_folder(tmp_path / "gt", [(8, 8, 3)] * 4)
     paths[1].write_bytes(b"this is no picture")
