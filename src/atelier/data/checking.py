@@ -98,10 +98,10 @@ def check_folder(
             "checking pairs needs the scale: --scale 4 means that gt is four times as large as lq"
         )
     report = CheckReport()
-    gt_source = open_folders([gt], "gt")
+    gt_source = open_folders([gt], "the folder to check")
     gt_seen = _look(gt_source, smallest, report, quiet)
     if lq is not None and scale is not None:
-        lq_source = open_folders([lq], "lq")
+        lq_source = open_folders([lq], "--lq")
         lq_seen = _look(lq_source, -(-smallest // scale), report, quiet)
         partners, report.unmatched = match(gt_source.items, lq_source.items, filename_tmpl)
         for number, partner in enumerate(partners):

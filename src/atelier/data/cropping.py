@@ -111,7 +111,7 @@ def crop_subimages(
         raise UserError(f"crop {crop} and step {step} must be at least 1, thresh {thresh} at least 0")
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{target} lies in {source}: the sub-images would be read as pictures next time")
-    pictures = open_folders([source], "input")
+    pictures = open_folders([source], "the folder to crop")
     if not isinstance(pictures, FileSource):
         raise UserError(f"{source} is an LMDB; crop the pictures it was made of")
     bases = [_base(item.stem, filename_tmpl) for item in pictures.items]
