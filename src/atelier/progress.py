@@ -26,7 +26,9 @@ class _Silent:
 class _Lines:
     """One plain line every few seconds; used where output is a file or a pipe."""
 
-    def __init__(self, title: str, total: int, unit: str, stream: TextIO, done: int, every_s: float = 10.0) -> None:
+    def __init__(
+        self, title: str, total: int, unit: str, stream: TextIO, done: int, every_s: float = 10.0
+    ) -> None:
         self.title, self.total, self.unit, self.stream, self.every_s = title, total, unit, stream, every_s
         self.done = self.first = done
         self.start = self.last = time.monotonic()
@@ -51,7 +53,13 @@ class _Lines:
 
 @contextmanager
 def progress(
-    title: str, total: int, unit: str = "pictures", *, done: int = 0, quiet: bool = False, stream: TextIO | None = None
+    title: str,
+    total: int,
+    unit: str = "pictures",
+    *,
+    done: int = 0,
+    quiet: bool = False,
+    stream: TextIO | None = None,
 ) -> Iterator[Progress]:
     """Show progress of ``total`` pieces of work, of which ``done`` are finished already.
 
@@ -66,7 +74,13 @@ def progress(
         yield _Lines(title, total, unit, stream, done)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
     columns = (
@@ -89,13 +103,16 @@ def progress(
             def advance(self, count: int = 1, note: str = "") -> None:
                 self.finished += count
                 rate = self.finished / max(time.monotonic() - start, 1e-9)
-                fields = {"rate": f"{rate:.1f} {unit}/s"} | ({"note": note} if note else {})
-                bar.update(task, advance=count, **fields)
+                bar.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
+                if note:
+                    bar.update(task, note=note)
 
         yield _Bar()
 
 
-def track(items: Iterable[T], title: str, total: int, unit: str = "pictures", *, quiet: bool = False) -> Iterator[T]:
+def track(
+    items: Iterable[T], title: str, total: int, unit: str = "pictures", *, quiet: bool = False
+) -> Iterator[T]:
     """Iterate over ``items`` while showing progress."""
     with progress(title, total, unit, quiet=quiet) as bar:
         for item in items:

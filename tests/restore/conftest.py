@@ -66,6 +66,8 @@ class SmallFacts:
     out_channels: int = 3
     size_multiple: int = 1
     receptive_radius: int | None = 4
+    supports_half: bool = True
+    supports_bfloat16: bool = True
 
 
 @pytest.fixture

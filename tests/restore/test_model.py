@@ -190,12 +190,27 @@ def test_damaged_weights_are_named(small_facts: Facts) -> None:
         RestorationModel(Overflow(always=True), small_facts()).restore(noise("uint8", 3))
 
 
-def test_fp16_is_refused_for_swinir(small_facts: Facts) -> None:
+def test_unsafe_precision_is_refused(small_facts: Facts) -> None:
+    swinir = small_facts(architecture="SwinIR", supports_half=False)
     with pytest.raises(UserError, match=r"fp16 .* SwinIR.* 65504.* bf16"):
-        RestorationModel(Enlarge(), small_facts(architecture="SwinIR"), precision="fp16")
-    RestorationModel(Enlarge(), small_facts(architecture="SwinIR"), precision="bf16")
+        RestorationModel(Enlarge(), swinir, precision="fp16")
+    for allowed in ("auto", "fp32", "bf16"):
+        RestorationModel(Enlarge(), swinir, precision=allowed)
+    with pytest.raises(UserError, match="bf16 is not safe"):
+        RestorationModel(Enlarge(), small_facts(supports_bfloat16=False), precision="bf16")
     with pytest.raises(UserError, match="int8"):
         RestorationModel(Enlarge(), small_facts(), precision="int8")
+
+
+def test_automatic_precision_halves_only_where_8_bits_cannot_tell(small_facts: Facts) -> None:
+    model = RestorationModel(Enlarge(), small_facts(), precision="auto")
+    assert model._precision(np.dtype("uint8")) == "fp32"
+    model.device = torch.device("cuda")
+    assert model._precision(np.dtype("uint8")) == "fp16"
+    assert model._precision(np.dtype("uint16")) == "fp32"
+    for facts in (small_facts(supports_half=False), small_facts(receptive_radius=None)):
+        model.facts = facts
+        assert model._precision(np.dtype("uint8")) == "fp32"
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.archs.compact import SRVGGNetCompact
-from atelier.archs.swinir import SwinIR
-from atelier.restore import restore_tensor
+from atelier.archs import SRVGGNetCompact, SwinIR, save_weights
+from atelier.errors import UserError
+from atelier.restore import load_model, restore_tensor
 from atelier.restore.grid import plan_axis
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 
 def lively(net: nn.Module, gain: float, seed: int = 0) -> nn.Module:
@@ -96,3 +101,42 @@ def test_padding_outside_is_the_networks_own(swinir: nn.Module, size: tuple[int,
         whole = swinir(lq)
     restored = restore_tensor(swinir, lq, scale=1, size_multiple=8)
     torch.testing.assert_close(restored, whole, rtol=0, atol=1e-5)
+
+
+def test_a_saved_model_loads_and_restores(tmp_path: Path) -> None:
+    net = lively(SRVGGNetCompact(num_feat=8, num_conv=4, upscale=2), gain=1.4)
+    path = tmp_path / "net_g_latest.pth"
+    save_weights(path, {"params": net.state_dict()}, {})
+    model, report = load_model(path, device="cpu", report=True)
+    assert (model.architecture, model.scale, model.in_channels) == ("SRVGGNetCompact", 2, 3)
+    assert report.complete
+    image = (picture(50, 60)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None])
+    restored = model.restore(image, tile=16)
+    np.testing.assert_allclose(restored, expected[0].permute(1, 2, 0).clamp(0, 1) * 255, rtol=0, atol=0.501)
+
+
+def test_fp16_is_refused_for_a_loaded_swinir(tmp_path: Path, swinir: nn.Module) -> None:
+    path = tmp_path / "swinir.pth"
+    save_weights(
+        path, {"params": swinir.state_dict()}, {"arch": "SwinIR", "options": swinir.options.model_dump()}
+    )
+    with pytest.raises(UserError, match="fp16 is not safe for SwinIR"):
+        load_model(path, device="cpu", precision="fp16")
+    assert load_model(path, device="cpu").facts.size_multiple == 8
+
+
+@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="the shared weights are not here")
+def test_a_published_network_on_a_photograph() -> None:
+    from atelier.images import read_image
+
+    model = load_model(SHARED / "weights" / "realesr-animevideox2v3.pth", device="cpu")
+    assert model.scale == 2
+    photograph = read_image(SHARED / "data" / "Set5" / "LR_bicubic" / "X4" / "birdx4.png").pixels[:60, :64]
+    whole = model.restore(photograph, tile=None)
+    tiled = model.restore(photograph, tile=24)
+    assert np.abs(whole.astype(int) - tiled.astype(int)).max() <= 1
+    # It is a picture of the same thing: its 2x2 means are near the photograph.
+    means = whole.reshape(60, 2, 64, 2, 3).mean(axis=(1, 3))
+    assert np.abs(means - photograph).mean() < 10

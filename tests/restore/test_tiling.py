@@ -322,3 +322,16 @@ def test_cost_is_what_lives_at_the_peak() -> None:
     # At the peak: b (4 bytes a pixel) beside c (12), and c beside the mean is as much.
     assert cost.bytes_per_pixel == 16
     assert cost.elements_per_pixel == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_batches_tiles_and_measures_its_memory(conv_net: Net) -> None:
+    lq = picture(200, 300)
+    reference = whole(conv_net(), lq)
+    net = _FailsAtTile(conv_net().to("cuda"))
+    for tile in (32, "auto"):
+        restored = restore_tensor(net, lq, scale=2, tile=tile, receptive_radius=4)
+        assert restored.device.type == "cpu"
+        # Convolutions on a GPU may use TF32.
+        torch.testing.assert_close(restored, reference, rtol=0, atol=5e-3)
+    assert max(call[0] for call in net.calls) > 1

@@ -46,7 +46,7 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
 
     Only names of long flags are touched, never their values, nor anything after ``--``.
     """
-    changed = []
+    changed: list[str] = []
     for index, word in enumerate(arguments):
         if word == "--":
             return [*changed, *arguments[index:]]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
 from atelier.archs.registry import NETWORKS, NetworkOptions
-from atelier.data.options import CacheOptions, TrainImagesOptions, ValImagesOptions
+from atelier.data.options import DATASETS, VAL_DATASETS, CacheOptions, TrainImagesOptions, ValImagesOptions
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
 from atelier.errors import did_you_mean
 from atelier.losses.base import LOSSES, LossOptions
@@ -30,6 +30,8 @@ Optimizer = Annotated[SerializeAsAny[OptimizerOptions], Registered(OPTIMIZERS, d
 Scheduler = Annotated[SerializeAsAny[SchedulerOptions], Registered(SCHEDULERS, default="constant")]
 Objective = Annotated[SerializeAsAny[ObjectiveOptions], Registered(OBJECTIVES, default=DEFAULT_OBJECTIVE)]
 Degradation = Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)]
+TrainSet = Annotated[SerializeAsAny[TrainImagesOptions], Registered(DATASETS, default="images")]
+ValSet = Annotated[SerializeAsAny[ValImagesOptions], Registered(VAL_DATASETS, default="images")]
 
 
 class PathOptions(Options):
@@ -127,10 +129,10 @@ class DatasetsOptions(Options):
     """``train`` and any number of ``val...`` sets."""
 
     model_config = {**Options.model_config, "extra": "allow"}
-    __pydantic_extra__: dict[str, ValImagesOptions]
+    __pydantic_extra__: dict[str, ValSet]
 
-    train: TrainImagesOptions
-    val: ValImagesOptions | None = None
+    train: TrainSet
+    val: ValSet | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -213,6 +215,10 @@ class RunOptions(Options):
         if self.train.optim_g.type == "AdamWScheduleFree" and self.train.ema_decay > 0:
             raise ValueError(
                 "train.optim_g.type AdamWScheduleFree averages the weights itself; set train.ema_decay: 0"
+            )
+        if self.degradation is not None and self._all_paired():
+            raise ValueError(
+                "degradation does nothing: every data set has its own dataroot_lq; remove the one or the other"
             )
         if self.scale == 1 and self.degradation is None and not self._all_paired():
             raise ValueError(

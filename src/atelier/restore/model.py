@@ -18,6 +18,8 @@ from atelier.restore.tiling import OnTile, Precision, Tile, restore_tiled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from atelier.archs import LoadReport
+
 Network = Callable[[Tensor], Tensor]
 
 _DTYPES = ("uint8", "uint16", "float32")
@@ -52,6 +54,14 @@ class Facts(Protocol):
     def receptive_radius(self) -> int | None:
         """In lq pixels; None: not bounded."""
 
+    @property
+    def supports_half(self) -> bool:
+        """Whether float16 is safe."""
+
+    @property
+    def supports_bfloat16(self) -> bool:
+        """Whether bfloat16 is safe."""
+
 
 class RestorationModel:
     """A network with its facts, ready to restore pictures.
@@ -75,7 +85,7 @@ class RestorationModel:
         device: torch.device | str | None = None,
         precision: str = "fp32",
     ) -> None:
-        check_precision(precision, facts.architecture)
+        check_precision(precision, facts)
         if device is None:
             self.device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
         else:
@@ -171,8 +181,8 @@ class RestorationModel:
     def _precision(self, dtype: np.dtype[Any]) -> Precision:
         if self.precision != "auto":
             return cast(Precision, self.precision)
-        convolutional = self.facts.receptive_radius is not None
-        return "fp16" if self.device.type == "cuda" and convolutional and dtype == np.uint8 else "fp32"
+        safe = self.facts.receptive_radius is not None and self.facts.supports_half and dtype == np.uint8
+        return "fp16" if safe and self.device.type == "cuda" else "fp32"
 
     def _colour(self, colour: Tensor, network: Network) -> Tensor:
         if colour.shape[1] == self.in_channels:
@@ -246,15 +256,18 @@ def _check_image(image: NDArray[Any]) -> None:
             raise UserError(f"float pictures are in [0, 1]; this one reaches {largest:.6g}")
 
 
-def check_precision(precision: str, architecture: str) -> None:
-    """Refuse what would give black pictures or does not exist (SwinIR issues 103 and 180)."""
+def check_precision(precision: str, facts: Facts) -> None:
+    """Refuse what does not exist, and what would give black pictures (SwinIR issues 103 and 180)."""
     if precision not in ("auto", "fp32", "bf16", "fp16"):
         raise UserError(f"unknown precision '{precision}'; allowed: auto, fp32, bf16, fp16")
-    if precision == "fp16" and architecture.lower().startswith("swin"):
+    if precision == "fp16" and not facts.supports_half:
+        other = "bf16 or fp32" if facts.supports_bfloat16 else "fp32"
         raise UserError(
-            f"fp16 is not safe for {architecture}: its activations grow beyond 65504, the largest fp16 number, and "
-            "the picture turns black; use bf16 or fp32"
+            f"fp16 is not safe for {facts.architecture}: its activations grow beyond 65504, the largest fp16 "
+            f"number, and pictures turn black; use {other}"
         )
+    if precision == "bf16" and not facts.supports_bfloat16:
+        raise UserError(f"bf16 is not safe for {facts.architecture}; use fp32")
 
 
 def find_device(name: torch.device | str) -> torch.device:
@@ -296,7 +309,7 @@ def load_model(
     param_key: str | None = None,
     precision: str = "fp32",
     report: Literal[True],
-) -> tuple[RestorationModel, Any]: ...
+) -> tuple[RestorationModel, LoadReport]: ...
 
 
 def load_model(
@@ -306,7 +319,7 @@ def load_model(
     param_key: str | None = None,
     precision: str = "fp32",
     report: bool = False,
-) -> RestorationModel | tuple[RestorationModel, Any]:
+) -> RestorationModel | tuple[RestorationModel, LoadReport]:
     """Load a weight file of any known architecture; hyper-parameters are found from keys and shapes.
 
     Args:
