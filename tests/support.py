@@ -38,3 +38,31 @@ def small_run(root: Path, **sections: Any) -> dict[str, Any]:
         else:
             run[section] = values
     return run
+
+
+def command_in_process(arguments: list[str], environment: dict[str, str], output: Path) -> None:
+    """The command line inside a forked process; what it prints goes to ``output``."""
+    import os
+    import sys
+
+    os.environ.update(environment)
+    with output.open("w", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        # The fork server's process has no standard input to read from and no terminal to draw on.
+        from atelier.cli.main import main
+
+        main(arguments)
+
+
+def start_command(arguments: list[str], output: Path, **environment: str) -> Any:
+    """Start ``atelier ARGUMENTS`` as a process of its own, forked from one that has imported torch already.
+
+    A fresh interpreter would spend seconds on imports, which a test that starts many does not need to.
+    """
+    import multiprocessing
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["atelier.train.run", "torch._dynamo"])
+    process = context.Process(target=command_in_process, args=(arguments, environment, output))
+    process.start()
+    return process

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from atelier.train.run import train
-from support import small_run
+from support import small_run, start_command
 
 #: Summation order differs between one batch of four and two of two; float32 and Adam's division leave this much.
 TOLERANCE = 2e-5
@@ -24,17 +25,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def torchrun(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
-            "-m", "atelier", "train", "-opt", str(path), "--launcher", "pytorch", *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )  # fmt: skip
+def two_ranks(path: Path) -> tuple[list[int], str]:
+    """Exit codes and output of both ranks; the environment is the one torchrun gives."""
+    port = str(free_port())
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    outputs = [path.parent / f"output_{rank}" for rank in range(2)]
+    command = ["train", "-opt", str(path), "--launcher", "pytorch"]
+    ranks = [
+        start_command(command, output, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank, output in enumerate(outputs)
+    ]
+    for process in ranks:
+        process.join(240)
+    return [process.exitcode for process in ranks], "".join(output.read_text() for output in outputs)
 
 
 def two_rank_options(root: Path) -> dict[str, Any]:
@@ -47,8 +50,8 @@ def two_rank_options(root: Path) -> dict[str, Any]:
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     path = tmp_path / "run.yml"
     path.write_text(json.dumps(two_rank_options(tmp_path / "two")))
-    result = torchrun(path)
-    assert result.returncode == 0, result.stdout + result.stderr
+    codes, output = two_ranks(path)
+    assert codes == [0, 0], output
     options = two_rank_options(tmp_path / "one")
     options["datasets"]["train"]["batch_size_per_gpu"] = 4
     one = train(options, quiet=True).folder
@@ -79,12 +82,24 @@ def test_a_rank_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     )
     path = tmp_path / "run.yml"
     path.write_text(json.dumps({**two_rank_options(tmp_path / "two"), "plugins": ["dying_rank"]}))
-    import os
+    codes, output = two_ranks(path)
+    assert codes[1] == 2
+    assert codes[0] != 0, "the first rank must not go on alone"
+    assert "error on rank 1: the second machine lost its mind" in output
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    try:
-        result = torchrun(path)
-    finally:
-        os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].split(os.pathsep, 1)[1]
-    assert result.returncode != 0
-    assert "the second machine lost its mind" in result.stdout + result.stderr
+
+@pytest.mark.slow
+def test_torchrun_starts_both(tmp_path: Path) -> None:
+    path = tmp_path / "run.yml"
+    path.write_text(json.dumps(two_rank_options(tmp_path / "two")))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={free_port()}",
+    ]
+    command += ["-m", "atelier", "train", "-opt", str(path), "--launcher", "pytorch"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "two" / "small" / "report.html").exists()

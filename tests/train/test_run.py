@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from atelier.errors import RunStopped, UserError
 from atelier.train.run import train
-from support import small_run
+from support import small_run, start_command
 
 
 def weights(folder: Path, iteration: int) -> dict[str, Any]:
@@ -204,32 +203,30 @@ def option_file(root: Path, **sections: Any) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_process_resumes_exactly(
-    tmp_path: Path, atelier_command: list[str], number: signal.Signals
-) -> None:
+def test_killed_process_resumes_exactly(tmp_path: Path, number: signal.Signals) -> None:
     sections = {"train": {"total_iter": 60, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9}}
     logger = {"print_freq": 5, "save_checkpoint_freq": 10, "use_tb_logger": False}
-    path = option_file(tmp_path, **sections, logger=logger, val={"val_freq": 20})
-    command = [*atelier_command, "train", "-opt", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    sections |= {"logger": logger, "val": {"val_freq": 20}}
+    command = ["train", "-opt", str(option_file(tmp_path, **sections))]
+    output = tmp_path / "output"
+    process = start_command(command, output)
     states = tmp_path / "experiments" / "small" / "training_states"
     deadline = time.monotonic() + 120
     while not (states / "10.json").exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), output.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(number)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == (-9 if number == signal.SIGKILL else 143), output
+    os.kill(process.pid, number)
+    process.join(120)
+    assert process.exitcode == (-9 if number == signal.SIGKILL else 143), output.read_text()
     if number == signal.SIGTERM:
-        assert "SIGTERM: stopped after step" in output
+        assert "SIGTERM: stopped after step" in output.read_text()
     assert not (states / "60.json").exists(), "the run was over before the signal came"
-    result = subprocess.run([*command, "--auto_resume"], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "resumed: " in result.stdout
-    whole = train(
-        small_run(tmp_path / "whole", **sections, logger=logger, val={"val_freq": 20}), quiet=True
-    ).folder
+    again = start_command([*command, "--auto_resume"], output)
+    again.join(120)
+    assert again.exitcode == 0, output.read_text()
+    assert "resumed: " in output.read_text()
+    whole = train(small_run(tmp_path / "whole", **sections), quiet=True).folder
     assert_same_run(tmp_path / "experiments" / "small", whole, 60)
 
 

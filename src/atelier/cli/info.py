@@ -11,9 +11,7 @@ import typer
 def info(
     model: Annotated[Path, typer.Argument(help="A weight file (.pth, .safetensors).")],
     size: Annotated[str, typer.Option("--size", help="Input height x width for MACs and memory.")] = "64x64",
-    param_key: Annotated[
-        str | None, typer.Option("--param-key", help="Entry of the file to read.")
-    ] = None,
+    param_key: Annotated[str | None, typer.Option("--param-key", help="Entry of the file to read.")] = None,
 ) -> None:
     """What a weight file holds: architecture, scale, channels, parameters, MACs, memory."""
     from atelier.archs.info import describe, parse_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=with_dashes(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        rank = os.environ.get("RANK")
+        where = f" on rank {rank}" if rank is not None else ""
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

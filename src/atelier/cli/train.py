@@ -53,9 +53,7 @@ def train(
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder, experiments/NAME.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: report.html in it.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: report.html in it.")] = None,
 ) -> None:
     """Write a run's report.html again (a run writes it when it ends)."""
     from atelier.evaluate.report import write_report

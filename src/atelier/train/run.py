@@ -126,8 +126,8 @@ class _Run:
             with listening() as stop:
                 try:
                     metrics = self._loop(trainer, data, validator, past, stop)
-                except RunStopped as error:
-                    self.tracker.say(f"stopped: {error}")
+                except UserError as error:
+                    self.tracker.log_only(f"stopped: {error}")
                     raise
             return self._finish(trainer, stop, metrics)
         finally:

@@ -5,6 +5,7 @@ The trainer knows nothing of files, folders or logs: :mod:`atelier.train.run` dr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -45,6 +46,7 @@ class Trainer:
         self.iteration = 0
         train = options.train
         if train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         torch.manual_seed(Streams(options.manual_seed, 0, 0).torch_seed("weights"))
@@ -155,7 +157,8 @@ class Trainer:
         """Clip, step the optimisers of this step's roles, average; returns the generator's gradient norm."""
         norm_g: Tensor | None = None
         scaled = self.scaler.is_enabled()
-        for role in self.objective.active_roles(step):
+        active = self.objective.active_roles(step)
+        for role in active:
             optimizer = self.optimizers[role]
             self.scaler.unscale_(optimizer)
             parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -163,7 +166,9 @@ class Trainer:
             norm = gradient_norm(parameters) if limit is None else clip_gradients(parameters, limit)
             if role == "g":
                 norm_g = norm
-            self.health.watch(step, terms if role == "g" else {}, norm, samples, role=role, scaled=scaled)
+            self.health.watch(
+                step, terms if role == active[0] else {}, norm, samples, role=role, scaled=scaled
+            )
             if scaled:
                 self.scaler.step(optimizer)
             else:
