@@ -6,9 +6,14 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 # Two test processes on two cores: one thread each, or they fight. Set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples at every run, however slow the machine: a red result means a changed program.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -58,7 +58,7 @@ def test_both_spellings(given: list[str], read: list[str]) -> None:
         (["restore", "-m", "missing.pth", "-i", "missing"], "missing"),
         (["data", "check", "missing_folder"], "missing_folder"),
         (["report", "missing_run"], "missing_run"),
-        (["demo", "train.totaliter=5"], "train.total_iter"),
+        (["demo", "train.totaliter=5"], "did you mean 'total_iter'"),
     ],
 )
 def test_mistakes_are_one_message_and_code_2(
