@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def main() -> None:
+    """Read the arguments and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", default=Path("experiments/demo"))
     parser.add_argument("--image", default="astronaut")

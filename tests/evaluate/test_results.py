@@ -55,8 +55,11 @@ def test_record_has_the_shape_of_the_contract() -> None:
     assert "ema" not in record
 
 
+VALUES = st.lists(st.floats(-1e100, 1e100) | st.sampled_from([math.inf, -math.inf]), min_size=1, max_size=5)
+
+
 @given(
-    st.lists(st.floats(-1e100, 1e100) | st.sampled_from([math.inf, -math.inf]), min_size=1, max_size=5),
+    VALUES,
     st.sampled_from([None, "bicubic", "input"]),
 )
 def test_record_survives_strict_json(values: list[float], method: str | None) -> None:

@@ -1,19 +1,30 @@
-"""Regional ``torch.compile``: the repeated blocks only, so that warm-up stays short."""
+"""Regional ``torch.compile``: the repeated parts of a network, compiled once and shared by all of them."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from atelier.archs.swinir_block import SwinBlock
 
+def repeated_parts(net: nn.Module) -> list[nn.Module]:
+    """The innermost modules that stand several times, of one class and with weights, in a ``ModuleList``.
 
-def compile_blocks(net: nn.Module) -> int:
-    """Compile the blocks of ``net`` in place, whole networks without such blocks as one; names do not change.
-
-    Returns how many modules were marked; compilation itself happens at their first call for each input size.
+    For SwinIR these are its layers. A network without such a list (a plain chain of convolutions) is one part.
     """
-    blocks: list[nn.Module] = [module for module in net.modules() if isinstance(module, SwinBlock)]
-    blocks = blocks or [net]
-    for block in blocks:
-        block.compile()
-    return len(blocks)
+    parts: list[nn.Module] = []
+    for module in net.modules():
+        if not isinstance(module, nn.ModuleList) or len({type(item) for item in module}) != 1:
+            continue
+        if any(isinstance(inner, nn.ModuleList) for item in module for inner in item.modules()):
+            continue
+        parts += [item for item in module if any(True for _ in item.parameters())]
+    return parts or [net]
+
+
+def compile_blocks(net: nn.Module) -> None:
+    """Compile :func:`repeated_parts` in place; names of weights stay as they are.
+
+    Compiling part by part keeps the warm-up at the price of one layer instead of the whole network
+    (fixed shapes, one region).
+    """
+    for part in repeated_parts(net):
+        part.compile()

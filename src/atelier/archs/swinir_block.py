@@ -11,7 +11,7 @@ from atelier.archs.swinir_options import SwinIROptions
 from atelier.archs.swinir_windows import Groups, Layout, Order, rearrange
 
 # Rows that pass through a whole block while they are still in the cache (evaluation on the CPU).
-_PIECE_ROWS = 1024
+_PIECE_ROWS = 4096
 
 
 class Mlp(nn.Module):

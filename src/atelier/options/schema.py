@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from atelier.archs.registry import NETWORKS, NetworkOptions
 from atelier.data.options import DATASETS, VAL_DATASETS, CacheOptions, TrainImagesOptions, ValImagesOptions
@@ -128,7 +128,7 @@ class DistOptions(Options):
 class DatasetsOptions(Options):
     """``train`` and any number of ``val...`` sets."""
 
-    model_config = {**Options.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, ValSet]
 
     train: TrainSet
@@ -141,7 +141,9 @@ class DatasetsOptions(Options):
             for key in data:
                 if key not in cls.model_fields and not str(key).startswith("val_"):
                     known = did_you_mean(str(key), cls.model_fields)
-                    raise ValueError(f"unknown data set '{key}'{known}; allowed: train, val, val_1, val_NAME ...")
+                    raise ValueError(
+                        f"unknown data set '{key}'{known}; allowed: train, val, val_1, val_NAME ..."
+                    )
         return data
 
     @property

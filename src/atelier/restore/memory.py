@@ -7,14 +7,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from atelier.archs.alive import AliveTensors
 
 PROBE_SIDE = 64
 """A probe runs the network once on a square of about this many lq pixels."""
@@ -137,53 +135,6 @@ def _reclaimable(stat: Path, name: str) -> int:
     return 0
 
 
-def _watch(storage: torch.UntypedStorage) -> StorageWeakRef:
-    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-
-def _gone(reference: StorageWeakRef) -> bool:
-    return bool(reference.expired())  # type: ignore[no-untyped-call]
-
-
-class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums the bytes of all tensors alive at once while active, on any device.
-
-    CUDA's own peak counter is not used: reading it means resetting it, and it belongs to whoever logs the
-    run.
-    """
-
-    def __init__(self, known: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._known = known
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-        self.largest = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Torch would import its compiler to keep it away from here, which takes many times longer than the probe.
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._alive = {key: entry for key, entry in self._alive.items() if not _gone(entry[0])}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
-                storage = tensor.untyped_storage()
-                key = storage._cdata
-                if key not in self._known:
-                    self._alive[key] = (_watch(storage), storage.nbytes())
-                    self.largest = max(self.largest, storage.nbytes() // tensor.element_size())
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
-        return result
-
-
 @dataclass(frozen=True)
 class Cost:
     """What one lq pixel costs: bytes alive at the peak, and elements of the largest single tensor."""
@@ -210,8 +161,7 @@ def measure_cost(
     """
     known = _costs.setdefault(net, {})
     if key not in known:
-        weights = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
-        with _LiveTensors(weights) as live:
+        with AliveTensors([*net.parameters(), *net.buffers()]) as live:
             forward(probe)
         pixels = probe.shape[0] * probe.shape[2] * probe.shape[3]
         known[key] = Cost(max(live.peak, 1) / pixels, max(live.largest, 1) / pixels)

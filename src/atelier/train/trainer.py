@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from atelier.archs.compiling import compile_blocks
 from atelier.archs.load import load_state
 from atelier.archs.weights import StateFile, read_weights, save_weights
 from atelier.data.batch import Batch
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
-from atelier.train.compiling import compile_blocks
 from atelier.train.distributed import Ranks
 from atelier.train.ema import EMA
 from atelier.train.gradients import clip_gradients, gradient_norm
