@@ -116,7 +116,9 @@ def lively(net: nn.Module, seed: int = 0) -> Any:
             elif parameter.ndim > 1:
                 parameter.copy_(0.8 * noise / parameter[0].numel() ** 0.5)
             else:
-                parameter.copy_(0.1 * noise + (0.2 if ".body" in f".{name}" and name.endswith("weight") else 0))
+                parameter.copy_(
+                    0.1 * noise + (0.2 if ".body" in f".{name}" and name.endswith("weight") else 0)
+                )
     return net
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from archs.examples import OFFICIAL, lively, on_meta, save
-from support import SHARED
 
+from archs.examples import OFFICIAL, lively, on_meta, save
 from atelier.archs.compact_options import SRVGGNetCompactOptions
 from atelier.archs.info import count_parameters
 from atelier.archs.swinir_options import SwinIROptions
+from support import SHARED
 
 KEYS = SHARED / "spec" / "keys"
 
@@ -26,9 +27,17 @@ def key_file(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def written_shapes(options: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        key: tuple(value.shape) for key, value in options.file_state(on_meta(options).state_dict()).items()
-    }
+    return {key: tuple(value.shape) for key, value in written(options).items()}
+
+
+def written(options: Any) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = options.file_state(on_meta(options).state_dict())
+    return state
+
+
+@cache
+def official_net(name: str) -> Any:
+    return on_meta(SwinIROptions(**OFFICIAL[name].options))
 
 
 def test_every_official_key_file_is_covered() -> None:
@@ -41,21 +50,20 @@ def test_every_official_key_file_is_covered() -> None:
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_swinir_files_have_the_official_names_shapes_and_order(name: str) -> None:
     expected = key_file(name)
-    written = written_shapes(SwinIROptions(**OFFICIAL[name].options))
-    assert list(written) == list(expected)
-    assert written == expected
+    net = official_net(name)
+    shapes = {key: tuple(value.shape) for key, value in net.options.file_state(net.state_dict()).items()}
+    assert list(shapes) == list(expected)
+    assert shapes == expected
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_swinir_counts(name: str) -> None:
-    official = OFFICIAL[name]
-    options = SwinIROptions(**official.options)
-    net = on_meta(options)
+    official, net = OFFICIAL[name], official_net(name)
     assert count_parameters(net) == (official.parameters, official.without_tables)
-    written = options.file_state(net.state_dict())
-    assert len(written) == official.entries
     own = net.state_dict()
-    assert sum(value.numel() for key, value in written.items() if key not in own) == official.constants
+    stored = net.options.file_state(own)
+    assert len(stored) == official.entries
+    assert sum(value.numel() for key, value in stored.items() if key not in own) == official.constants
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -67,35 +75,27 @@ def test_options_are_read_off_official_shapes(name: str) -> None:
 
 def test_reduced_denoiser_counts() -> None:
     options = SwinIROptions(
-        in_chans=1,
-        embed_dim=96,
-        depths=(6, 6),
-        num_heads=(3, 3),
-        window_size=8,
-        mlp_ratio=2,
-        upsampler=None,
+        in_chans=1, embed_dim=96, depths=(2,) * 6, num_heads=(3,) * 6, window_size=8, mlp_ratio=2
     )
-    net = on_meta(options)
-    # "heads 3x6, depths 2x6" of the specification: two blocks in each of six groups.
-    six = on_meta(options.model_copy(update={"depths": (2,) * 6, "num_heads": (3,) * 6}))
-    counts = {count_parameters(each)[0]: each for each in (net, six)}
-    assert 1_488_997 in counts
-    assert len(options.file_state(counts[1_488_997].state_dict())) == 196
+    assert count_parameters(on_meta(options))[0] == 1_488_997
+    assert len(written(options)) == 196
 
 
-def test_constructor_defaults_match_no_trained_model() -> None:
-    defaults = SwinIROptions(embed_dim=60, depths=(4,) * 4, num_heads=(6,) * 4)
-    assert count_parameters(on_meta(defaults))[0] == 891_123
+@pytest.mark.parametrize(
+    ("changes", "parameters"),
+    [({}, 891_123), ({"mlp_ratio": 2, "upsampler": "pixelshuffle", "upscale": 4}, 988_959)],
+)
+def test_constructor_defaults_match_no_trained_model(changes: dict[str, Any], parameters: int) -> None:
+    options = SwinIROptions(embed_dim=60, depths=(4,) * 4, num_heads=(6,) * 4, window_size=8, **changes)
+    assert count_parameters(on_meta(options))[0] == parameters
 
 
 def test_one_shifted_block_as_the_specification_lists_it() -> None:
     """Typed from the table of keys, for a checkout without the shared folder."""
     options = SwinIROptions(**OFFICIAL["swinir_lightweight_x2"].options)
-    written = written_shapes(options)
+    shapes = written_shapes(options)
     prefix = "layers.3.residual_group.blocks.5."
-    block = {
-        key.removeprefix(prefix): shape for key, shape in written.items() if key.startswith(prefix)
-    }
+    block = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
     assert list(block.items()) == [
         ("attn_mask", (64, 64, 64)),
         ("norm1.weight", (60,)),
@@ -113,9 +113,14 @@ def test_one_shifted_block_as_the_specification_lists_it() -> None:
         ("mlp.fc2.weight", (60, 120)),
         ("mlp.fc2.bias", (60,)),
     ]
-    assert "layers.3.residual_group.blocks.4.attn_mask" not in written
-    keys = list(written)
-    assert keys[:4] == ["conv_first.weight", "conv_first.bias", "patch_embed.norm.weight", "patch_embed.norm.bias"]
+    assert "layers.3.residual_group.blocks.4.attn_mask" not in shapes
+    keys = list(shapes)
+    assert keys[:4] == [
+        "conv_first.weight",
+        "conv_first.bias",
+        "patch_embed.norm.weight",
+        "patch_embed.norm.bias",
+    ]
     assert keys[-6:] == [
         "norm.weight",
         "norm.bias",
@@ -124,7 +129,7 @@ def test_one_shifted_block_as_the_specification_lists_it() -> None:
         "upsample.0.weight",
         "upsample.0.bias",
     ]
-    assert written["upsample.0.weight"] == (12, 60, 3, 3)
+    assert shapes["upsample.0.weight"] == (12, 60, 3, 3)
 
 
 def test_the_saved_file_itself_is_in_official_order(tmp_path: Path) -> None:
@@ -159,8 +164,7 @@ def test_compact_counts(feat: int, conv: int, scale: int) -> None:
 
 def test_compact_file_has_the_official_names_shapes_and_order() -> None:
     expected = key_file("compact_64_16_x2")
-    written = written_shapes(SRVGGNetCompactOptions(upscale=2))
-    assert list(written.items()) == list(expected.items())
+    assert list(written_shapes(SRVGGNetCompactOptions(upscale=2)).items()) == list(expected.items())
     assert SRVGGNetCompactOptions.from_shapes(expected) == SRVGGNetCompactOptions(upscale=2)
 
 

@@ -109,9 +109,9 @@ def options_of(file: StateFile) -> NetworkOptions | None:
     """
     inferred = _inferred(file)
     arch, given = file.metadata.get("arch"), file.metadata.get("options")
-    if arch not in NETWORKS or not isinstance(given, Mapping):
+    if not isinstance(arch, str) or arch not in NETWORKS or not isinstance(given, Mapping):
         return inferred
-    options_class = NETWORKS.options_class(str(arch))
+    options_class = NETWORKS.options_class(arch)
     try:
         told = options_class.model_validate(dict(given))
     except ValidationError as error:
