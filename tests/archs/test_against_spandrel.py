@@ -17,6 +17,8 @@ from atelier.archs import SRVGGNetCompact, SwinIR, load_network, load_state, rea
 from atelier.archs.swinir_options import SwinIROptions
 from support import SHARED
 
+pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # inside spandrel
+
 SIZES = [(64, 64), (65, 50), (17, 23)]
 
 CASES: dict[str, dict[str, Any]] = {

@@ -168,7 +168,7 @@ def test_a_malicious_file_is_refused_without_running(how: str, tmp_path: Path) -
     elif how == "inside":
         torch.save({"params": {**state, "body.9.weight": Evil(mark)}}, path)
     elif how == "pickle":
-        path.write_bytes(pickle.dumps({"params": Evil(mark)}))
+        path.write_bytes(pickle.dumps({"params": Evil(mark)}, protocol=2))
     else:
         torch.save({"params": Evil(mark)}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match=r"net\.pth (holds Python objects|is damaged)"):
