@@ -66,3 +66,22 @@ def test_readme_names_only_files_that_exist() -> None:
     text = (REPOSITORY / "README.md").read_text()
     for name in re.findall(r"options/[\w/]+\.yml", text):
         assert (REPOSITORY / name).exists(), name
+
+
+@pytest.mark.slow
+def test_the_demo_beats_bicubic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atelier.demo import run_demo
+
+    monkeypatch.chdir(tmp_path)
+    result = run_demo()
+    assert result.exit_code == 0, result.text
+    assert (tmp_path / "experiments/demo/restored/astronaut_x2.png").exists()
+
+
+def test_the_demo_says_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atelier.demo import run_demo
+
+    monkeypatch.chdir(tmp_path)
+    result = run_demo(["train.total_iter=2", "val.val_freq=2", "logger.use_tb_logger=false"])
+    assert result.exit_code == 1
+    assert "FAILED: the trained model does not beat bicubic on: astronaut, chelsea" in result.text

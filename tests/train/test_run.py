@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -292,6 +293,28 @@ def test_non_finite_loss_stops_before_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match=r"l_g_pix.*step"):
         train(options, quiet=True)
     assert not list((tmp_path / "small" / "models").glob("*.pth"))
+
+
+def test_full_disk_ends_the_run_and_keeps_the_older_checkpoint(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = tmp_path / "small" / "training_states"
+    real = os.fsync
+
+    def full(handle: int) -> None:
+        if (states / "4.json").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunStopped, match="the disk is full"):
+            train(small_run(tmp_path, val={"val_freq": 100, "save_img": False}), quiet=True)
+    assert not (states / "8.json").exists()
+    assert not list((tmp_path / "small" / "models").glob("net_g_8*"))
+    # With room on the disk again the run goes on from there, as if nothing had happened.
+    folder = train(small_run(tmp_path), quiet=True, auto_resume=True).folder
+    assert_same(weights(folder, 8)["params"], weights(uninterrupted, 8)["params"])
 
 
 def test_no_gpu_when_asked_for(tmp_path: Path) -> None:
