@@ -10,7 +10,9 @@ import typer
 if TYPE_CHECKING:
     from atelier.options.schema import RunOptions
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
+)
 
 OptionFile = Annotated[Path, typer.Option("-opt", "--opt", help="Option file of a run.")]
 Overrides = Annotated[

@@ -22,13 +22,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing it with rich costs a third of a second
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
-app.command()(train)
-app.command()(restore)
-app.command()(report)
-app.command()(info)
+app.command(short_help="The main job in two minutes, nothing needed.")(demo)
+app.command(short_help="Train a network from an option file.")(train)
+app.command(short_help="Restore a picture or a folder of them.")(restore)
+app.command(short_help="Write the report.html of a run again.")(report)
+app.command(short_help="Architecture, size and cost of a weight file.")(info)
 app.add_typer(data_commands.app, name="data", help="Data set tools: check, crop, preview, shards.")
 app.add_typer(options_commands.app, name="options", help="Check an option file; JSON Schema for editors.")
 

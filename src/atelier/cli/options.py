@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from atelier.data.options import ImagesOptions
     from atelier.options.schema import RunOptions
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
