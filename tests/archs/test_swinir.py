@@ -279,9 +279,6 @@ def test_after_a_step_without_leaving_evaluation_mode() -> None:
     torch.testing.assert_close(evaluate(net, x), expected_after(net, x), rtol=0, atol=1e-6)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a fused step leaves no trace on the table; prepare() keeps the old bias"
-)
 def test_after_a_fused_step_without_a_switch_of_mode() -> None:
     """A generator that is also run under ``no_grad`` in each step, as the discriminator's turn does."""
     net = small_swinir().train()

@@ -83,14 +83,17 @@ class WindowAttention(nn.Module):
     def prepare(self, shifted: bool) -> Tensor:
         """[G, h, N, N]: position bias, plus the four shift masks (G = 4) or nothing (G = 1).
 
-        Where no gradient is needed the result is kept until the table is changed or moved.
+        In evaluation mode without gradients the result is kept until the table is changed or moved. Never in
+        training mode: a fused optimiser's step leaves no trace (version, address) that could be checked.
         """
         table = self.relative_position_bias_table
         if (
-            torch.compiler.is_compiling()
+            self.training
+            or torch.compiler.is_compiling()
             or table.is_inference()
             or (torch.is_grad_enabled() and table.requires_grad)
         ):
+            self._cached = None
             return self._bias(table, shifted)
         key = (table._version, table.data_ptr(), table.device, table.dtype, shifted)
         if self._cached is None or self._cached[0] != key:
