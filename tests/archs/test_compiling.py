@@ -32,5 +32,3 @@ def test_a_compiled_network_agrees() -> None:
         compile_blocks(net)
         assert list(net.state_dict()) == names
         torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-5)
-    net.train()(x).square().sum().backward()
-    assert all(each.grad is not None for each in net.parameters())
