@@ -46,6 +46,7 @@ def command_in_process(arguments: list[str], environment: dict[str, str], output
     import sys
 
     os.environ.update(environment)
+    sys.path += environment.get("PYTHONPATH", "").split(os.pathsep)
     with output.open("w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         # The fork server's process has no standard input to read from and no terminal to draw on.

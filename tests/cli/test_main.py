@@ -58,6 +58,8 @@ def test_both_spellings(given: list[str], read: list[str]) -> None:
         (["restore", "-m", "missing.pth", "-i", "missing"], "missing"),
         (["data", "check", "missing_folder"], "missing_folder"),
         (["report", "missing_run"], "missing_run"),
+        (["demo", "num_gpu=-1"], "num_gpu: given -1"),
+        (["options", "check", "train.total_iter"], "an override is written key=value"),
         (["demo", "train.totaliter=5"], "did you mean 'total_iter'"),
     ],
 )

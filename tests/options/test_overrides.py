@@ -165,3 +165,11 @@ def test_what_is_set_is_there_and_the_rest_is_untouched(data: Any, keys: list[st
     assert found == value
     for key in set(data) - {keys[0]}:
         assert tree.data[key] == data[key]
+
+
+def test_a_file_name_template_needs_no_quotes() -> None:
+    assert parse_override("datasets.train.filename_tmpl={}x4") == (
+        ["datasets", "train", "filename_tmpl"],
+        "{}x4",
+    )
+    assert parse_override("a={}") == (["a"], {})

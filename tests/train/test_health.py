@@ -47,7 +47,7 @@ def test_the_first_bad_step_its_term_and_its_samples_are_named(value):
     assert "step 7: l_g_percep not finite" in text
     assert "0007.png @ 0,0; 0007.png @ 0,1" in text and "0008.png" not in text
     assert "l_g_pix" not in text and "gradient" not in text
-    assert "No checkpoint was written since" in text
+    assert "No checkpoint is written from here on" in text
     with pytest.raises(RunStopped):  # asking twice gives the same answer
         health.verdict()
 

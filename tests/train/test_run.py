@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -364,3 +365,75 @@ def test_training_runs_without_validation_sets(tmp_path: Path) -> None:
     folder = train(options, quiet=True).folder
     assert not (folder / "models" / "net_g_best.pth").exists()
     assert (folder / "report.html").exists()
+
+
+def test_a_finished_run_says_so(tmp_path: Path) -> None:
+    folder = train(small_run(tmp_path), quiet=True).folder
+    train(small_run(tmp_path), quiet=True, auto_resume=True)
+    assert "already at step 8 of 8: nothing left to train" in (folder / "train.log").read_text()
+    with pytest.raises(UserError, match=r"step 8, beyond train\.total_iter 5"):
+        train(small_run(tmp_path), ["train.total_iter=5"], quiet=True, auto_resume=True)
+
+
+def test_missing_tracker_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"atelier\[wandb\]"):
+        train(small_run(tmp_path), ["logger.wandb.project=x"], quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_is_called_by_its_name(tmp_path: Path) -> None:
+    folder = train(
+        small_run(tmp_path), ["datasets.val.name=held out", "train.total_iter=4"], quiet=True
+    ).folder
+    assert {record["set"] for record in records(folder) if record["kind"] != "train"} == {"held out"}
+    assert (folder / "visualization/chelsea/chelsea_4.png").exists()
+
+
+PLUGIN = """
+from typing import Literal
+
+from atelier.archs.registry import NETWORKS, NetworkOptions
+
+
+class TinyOptions(NetworkOptions):
+    type: Literal["PluginTiny"] = "PluginTiny"
+
+    @property
+    def scale(self):
+        return 2
+
+    @property
+    def in_channels(self):
+        return 3
+
+    out_channels = in_channels
+
+    def build(self):
+        from torch import nn
+
+        return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+
+if "PluginTiny" not in NETWORKS:
+    NETWORKS.register("PluginTiny", TinyOptions)
+"""
+
+
+def test_a_plugin_network_trains_and_its_weights_come_back(tmp_path: Path) -> None:
+    (tmp_path / "tiny_plugin.py").write_text(PLUGIN)
+    path = option_file(tmp_path, network_g={"type": "PluginTiny"}, plugins=["tiny_plugin"])
+    options = json.loads(path.read_text())
+    options["network_g"] = {"type": "PluginTiny"}
+    path.write_text(json.dumps(options))
+    output = tmp_path / "output"
+    model = tmp_path / "experiments/small/models/net_g_best.pth"
+    for arguments, code, text in (
+        (["train", "-opt", str(path)], 0, "PluginTiny x2"),
+        (["info", str(model)], 2, "'PluginTiny' of a plug-in; name its module with --plugin"),
+        (["info", str(model), "--plugin", "tiny_plugin"], 0, "PluginTiny"),
+    ):
+        process = start_command(arguments, output, PYTHONPATH=str(tmp_path))
+        process.join(120)
+        assert process.exitcode == code, output.read_text()
+        assert text in output.read_text()

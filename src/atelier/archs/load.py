@@ -163,6 +163,12 @@ def _through_spandrel(file: StateFile) -> LoadedNetwork:
     # spandrel's import alone takes as long as torch's; most files are ours.
     from atelier.archs.foreign import network_from_state
 
+    arch = file.metadata.get("arch")
+    if isinstance(arch, str) and isinstance(file.metadata.get("options"), Mapping) and arch not in NETWORKS:
+        raise UserError(
+            f"{_name(file)} was written by the network '{arch}' of a plug-in; name its module with --plugin "
+            "(in Python: import it before loading)"
+        )
     net, facts = network_from_state(file.state, _name(file))
     elements = sum(value.numel() for value in file.state.values())
     report = LoadReport(

@@ -65,6 +65,9 @@ def restore(
     gpu_id: Annotated[
         _Int, typer.Option("-g", "--gpu-id", min=0, help="The same as --device cuda:N.")
     ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", help="Module that registers the model's network.")
+    ] = None,
     param_key: Annotated[
         _Text, typer.Option("--param-key", help="Entry of the weight file; default: params_ema, then params.")
     ] = None,
@@ -78,6 +81,10 @@ def restore(
     if gpu_id is not None and device not in ("auto", f"cuda:{gpu_id}"):
         raise UserError(f"-g {gpu_id} contradicts --device {device}")
     weights = find_weights(model, model_name)
+    if plugin:
+        from atelier.options.read import import_modules
+
+        import_modules(plugin)
 
     from atelier.restore.folder import plan_jobs, restore_folder
 
@@ -108,7 +115,7 @@ def restore(
     )
     typer.echo(str(report), err=bool(report.failed))
     if report.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if report.done or report.skipped else 2)
 
 
 def find_weights(path: Path | None, name: str | None) -> Path:

@@ -131,8 +131,9 @@ def select(source: Source, order: Sequence[int], *, by: Source) -> Source:
 def _item(name: str, path: Path, group: int) -> Item:
     try:
         facts = path.stat()
-    except OSError as error:
-        raise UserError(f"cannot open picture {path}: {error.strerror}") from error
+    except OSError:
+        # A link that leads nowhere: reading it later names it among all other problems of the folder.
+        return Item(name, str(path), "unreadable", group)
     return Item(name, str(path), f"{facts.st_size}/{facts.st_mtime_ns}", group)
 
 

@@ -105,7 +105,8 @@ def parse_override(argument: str) -> tuple[list[str], Any]:
 
 
 def _parse_value(text: str, argument: str) -> Any:
-    if text.startswith(_YAML_STARTS):
+    # {}x4 is how filename_tmpl looks, and no YAML.
+    if text.startswith(_YAML_STARTS) and not (text.startswith("{}") and text != "{}"):
         value, _ = parse_yaml(text, f"command line: '{argument}'")
         return value
     try:

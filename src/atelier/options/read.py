@@ -65,6 +65,11 @@ def import_plugins(tree: OptionTree) -> bool:
     return bool(plugins)
 
 
+def import_modules(names: Sequence[str]) -> None:
+    """Import plug-ins named on the command line (``--plugin``); raises :class:`UserError` as for ``plugins:``."""
+    import_plugins(apply_overrides({"plugins": list(names)}, []))
+
+
 def rebuild_models() -> None:
     """Make the schema know components that were registered after it was first loaded."""
     for model in MODELS_WITH_COMPONENTS:

@@ -159,7 +159,9 @@ class RunOptions(Options):
     name: str = Field(min_length=1, pattern=r"^[^/\\\x00]+$", description="folder name under experiments/")
     scale: int = Field(1, ge=1, le=16, description="how many times larger gt is than lq")
     manual_seed: int = Field(0, ge=0, description="every random choice of the run follows from it")
-    num_gpu: Literal["auto"] | int = Field("auto", description="auto: a GPU when there is one; 0: the CPU")
+    num_gpu: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="auto: a GPU when there is one; 0: the CPU"
+    )
     plugins: list[str] = Field(
         default_factory=list, description="modules to import that register own components"
     )
@@ -252,8 +254,6 @@ class RunOptions(Options):
             notes.append(f"val.val_freq {self.val.val_freq} is above total_iter: only the end is validated")
         if self.train.warmup_iter > self.train.total_iter:
             notes.append("train.warmup_iter is above total_iter: the full learning rate is never reached")
-        if self.logger.use_tb_logger is False and self.logger.wandb.project is None:
-            notes.append("no tracker is on; metrics.jsonl and report.html are written all the same")
         return notes
 
 

@@ -56,7 +56,9 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such option file{_beside(path)}") from None
+        like_a_file = "/" in str(path) or Path(path).suffix in {".yml", ".yaml", ".json", ".jsonc"}
+        hint = "" if like_a_file else "; an override is written key=value"
+        raise UserError(f"{path}: no such option file{_beside(path)}{hint}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: this is a folder; name an option file in it") from None
     except (OSError, ValueError) as error:

@@ -129,7 +129,7 @@ class Health:
         samples = "; ".join(shown) + (f"; and {more} more" if more else "")
         return (
             f"step {fault.step}: {', '.join(fault.names)} not finite (NaN or infinite). "
-            f"Samples of that step: {samples}. No checkpoint was written since; the last one is good. "
+            f"Samples of that step: {samples}. No checkpoint is written from here on; earlier ones are good. "
             "Look at these pictures, lower the learning rate, or set train.grad_clip, then resume"
         )
 

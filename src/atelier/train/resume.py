@@ -8,7 +8,7 @@ from typing import Any
 
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
-from atelier.options.write import OptionChange, diff_options, render_changes
+from atelier.options.write import OptionChange, diff_options
 from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.folder import RunFolder
 
@@ -81,17 +81,36 @@ def compare_past(
     changes = [change for change in diff_options(dict(old), dict(new)) if not _below(change, HARMLESS)]
     if not changes:
         return []
-    report("options changed since the checkpoint:\n" + render_changes(changes))
+    listed = _in_words(changes)
+    report(f"options changed since the checkpoint:\n{listed}")
     past = [change for change in changes if _below(change, PAST)]
     if past and not accept:
         raise UserError(
-            "these changes alter what the saved steps would have been, so the resumed run would match no "
-            f"uninterrupted one:\n{render_changes(past)}\n"
-            "undo them, start a new run under another name, or say --accept-changes"
+            f"changed since the checkpoint:\n{listed}\n"
+            f"of these, {', '.join(_key(change) for change in past)} would alter what the saved steps saw, so the "
+            "resumed run would match no uninterrupted one; undo that, start a new run under another name, or say "
+            "--accept-changes"
         )
     return changes
 
 
+def _in_words(changes: list[OptionChange]) -> str:
+    """One line a change; the fingerprint of the data says nothing to a reader."""
+    lines = []
+    for change in changes:
+        if change.path == ("data",):
+            lines.append("data: names, sizes or pairing of the training pictures are not what they were")
+        elif change.path == ("global_batch",):
+            lines.append(f"global_batch (batch_size_per_gpu x processes): {change.old} -> {change.new}")
+        else:
+            lines.append(str(change))
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _key(change: OptionChange) -> str:
+    return ".".join(map(str, change.path))
+
+
 def _below(change: OptionChange, prefixes: tuple[str, ...]) -> bool:
-    path = ".".join(map(str, change.path))
+    path = _key(change)
     return any(path == prefix or path.startswith(prefix + ".") for prefix in prefixes)

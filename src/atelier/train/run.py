@@ -25,7 +25,7 @@ from atelier.train.environment import peak_memory_mb, write_environment
 from atelier.train.folder import RunFolder
 from atelier.train.resume import choose_checkpoint, compare_past
 from atelier.train.stopping import StopRequest, listening
-from atelier.train.tracking import Tracker
+from atelier.train.tracking import Tracker, check_trackers
 from atelier.train.trainer import Trainer
 from atelier.train.validating import Validator
 
@@ -98,6 +98,7 @@ class _Run:
     def go(self, *, auto_resume: bool, accept_changes: bool) -> RunResult:
         """Set up, train, finish."""
         options, ranks = self.options, self.ranks
+        check_trackers(options.logger)
         # Everything that can be wrong with data and network is found before the older run is moved aside.
         checkpoint = choose_checkpoint(options, self.store, auto_resume=auto_resume, report=self.notes.append)
         data = self._training_data()
@@ -167,6 +168,13 @@ class _Run:
             if self.ranks.first and any(change.path[0] in {"datasets", "degradation"} for change in changes):
                 self.folder.forget_references()
         restored = trainer.load(state, checkpoint.models)
+        total = self.options.train.total_iter
+        if trainer.iteration > total:
+            raise UserError(f"the checkpoint is at step {trainer.iteration}, beyond train.total_iter {total}")
+        if trainer.iteration == total:
+            self.notes.append(
+                f"already at step {total} of {total}: nothing left to train; raise train.total_iter to go on"
+            )
         validator.best = Best.from_json(state["best"]) if state.get("best") else None
         return restored
 

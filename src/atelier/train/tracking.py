@@ -74,13 +74,9 @@ class Tracker:
             self._wandb = self._start_wandb(options, resolved)
 
     def _start_wandb(self, options: LoggerOptions, resolved: Mapping[str, Any]) -> Any:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError(
-                "logger.wandb.project is set but wandb is not installed; pip install 'atelier[wandb]' "
-                "or set logger.wandb.project: null"
-            ) from error
+        check_trackers(options)
+        import wandb
+
         return wandb.init(
             project=options.wandb.project,
             name=self._run_name,
@@ -155,6 +151,19 @@ class Tracker:
             self._wandb.finish()
         self._log.close()
         self._metrics.close()
+
+
+def check_trackers(options: LoggerOptions) -> None:
+    """Raise :class:`UserError` where a tracker is asked for that is not installed; before anything is written."""
+    if options.wandb.project is None:
+        return
+    try:
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "logger.wandb.project is set but wandb is not installed; pip install 'atelier[wandb]' "
+            "or set logger.wandb.project: null"
+        ) from error
 
 
 def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from atelier.data.options import ValImagesOptions
 from atelier.data.validation import ValidationSet
 from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.results import ValidationResult
@@ -29,16 +30,18 @@ class Validator:
     def __init__(self, options: RunOptions, ranks: Ranks, folder: RunFolder) -> None:
         self._options, self._ranks, self._folder = options, ranks, folder
         network = options.network_g
+        named = options.datasets.validation
         self.sets = {
-            key: ValidationSet(
+            _label(key, named): ValidationSet(
                 dataset,
                 scale=options.scale,
                 degradation=options.effective_degradation.build(options.scale),
                 seed=options.manual_seed,
                 in_channels=network.in_channels,
             )
-            for key, dataset in options.datasets.validation.items()
+            for key, dataset in named.items()
         }
+        self._folders = dict(zip(self.sets, named, strict=True))
         self._metrics = {name: metric.build(options.scale) for name, metric in options.val.metrics.items()}
         self._restore = restorer(
             options.scale,
@@ -71,7 +74,7 @@ class Validator:
                 restore=self._restore,
                 iteration=iteration,
                 # Pictures of one name may stand in several sets.
-                save=SaveOptions(shown / key if len(self.sets) > 1 else shown, val.max_images)
+                save=SaveOptions(shown / self._folders[key] if len(self.sets) > 1 else shown, val.max_images)
                 if val.save_img
                 else None,
                 quiet=quiet,
@@ -95,3 +98,10 @@ class Validator:
             reference = self._baselines[key]
             blocks.append(f"{key}:\n" + comparison_text({str(reference.method): reference, "model": result}))
         return "\n".join(blocks)
+
+
+def _label(key: str, sets: Mapping[str, ValImagesOptions]) -> str:
+    """What a set is called in logs and the report: its ``name`` where the file gives one of its own, else its key."""
+    name = sets[key].name
+    alone = sum(dataset.name == name for dataset in sets.values()) == 1
+    return name if "name" in sets[key].model_fields_set and alone and name not in set(sets) - {key} else key
