@@ -91,8 +91,12 @@ def make_chart(
     def x_of(x: float) -> float:
         return 50.0 if right == left else round(100 * (x - left) / (right - left), 3)
 
+    def share_of_log(y: float) -> float:
+        # Differences of logarithms: the quotient of the ends may be beyond what a float holds.
+        return (math.log(y) - math.log(low)) / (math.log(high) - math.log(low))
+
     def y_of(y: float) -> float:
-        share = (math.log(y / low) / math.log(high / low)) if log else (y - low) / (high - low)
+        share = share_of_log(y) if log else (y - low) / (high - low)
         return round(100 * (1 - share), 3)
 
     places = [(x_of(x), y_of(y), show_count(x), show(y)) for x, y in drawn]
