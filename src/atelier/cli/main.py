@@ -61,9 +61,9 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    # By default OpenMP's threads spin while they wait for each other. On a machine whose cores are busy with
-    # something else as well, that made training ten times slower (benchmarks/waiting.py); sleeping costs next to
-    # nothing. Read when torch is loaded, so it must be set here.
+    # By default OpenMP's threads spin while they wait for each other, which is ruinous where other programs use the
+    # cores too. Sleeping costs a little on an idle machine and gains far more on a busy one (benchmarks/waiting.py).
+    # Read when torch is loaded, so it must be set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(args=with_dashes(sys.argv[1:] if arguments is None else arguments))
