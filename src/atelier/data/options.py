@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, SerializeAsAny, field_validator, model_validator
 
 from atelier.data.bundled import TRAIN_DEFAULT, VAL_DEFAULT, check_names
-from atelier.options.base import Component, Options, Registry
+from atelier.degrade.base import DEGRADATIONS, DegradationOptions
+from atelier.options.base import Component, Options, Registered, Registry
 
 
 def expand(path: Path) -> Path:
@@ -159,6 +160,9 @@ class ValImagesOptions(ImagesOptions):
     """``datasets.val``: whole pictures to measure on."""
 
     name: str = "val"
+    degradation: Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)] | None = Field(
+        None, description="makes lq of this set's clean pictures; null: the run's degradation"
+    )
 
     @property
     def default_pictures(self) -> tuple[str, ...]:

@@ -9,9 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
+from atelier.archs.initialise_options import WeightInitOptions
 from atelier.archs.registry import NETWORKS, NetworkOptions
+from atelier.compress.options import InheritOptions
 from atelier.data.options import DATASETS, VAL_DATASETS, CacheOptions, TrainImagesOptions, ValImagesOptions
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
 from atelier.errors import did_you_mean
@@ -21,6 +31,7 @@ from atelier.objectives.base import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveOpti
 from atelier.options.base import Options, Registered
 from atelier.train.health import HealthOptions
 from atelier.train.optimizers import OPTIMIZERS, OptimizerOptions
+from atelier.train.regularizer_options import RegularizerOptions
 from atelier.train.schedules import SCHEDULERS, SchedulerOptions
 
 Network = Annotated[SerializeAsAny[NetworkOptions], Registered(NETWORKS)]
@@ -32,24 +43,72 @@ Objective = Annotated[SerializeAsAny[ObjectiveOptions], Registered(OBJECTIVES, d
 Degradation = Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)]
 TrainSet = Annotated[SerializeAsAny[TrainImagesOptions], Registered(DATASETS, default="images")]
 ValSet = Annotated[SerializeAsAny[ValImagesOptions], Registered(VAL_DATASETS, default="images")]
+LoadMode = Literal["strict", "flexible", "inherit"]
 
 
 class PathOptions(Options):
     """Where weights come from and where the run is written."""
 
     pretrain_network_g: Path | None = Field(None, description="weights to start from")
+    pretrain_network_ema: Path | None = Field(
+        None,
+        description="the averaged weights to start from, where they are a file of their own (KAIR's N_E.pth)",
+    )
     param_key_g: str | None = Field(
         None, description="which entry of the weight file; null: params_ema, then params"
     )
+    load: LoadMode = Field(
+        "strict",
+        description="strict: every tensor must fit; flexible: what fits is loaded, the rest starts at random; "
+        "inherit: what was learned is carried into the network of another size",
+    )
+    load_ema: LoadMode | None = Field(None, description="the same for the averaged weights; null: as load")
+    min_loaded: float = Field(
+        0.01, ge=0, le=1, description="flexible and inherit: refuse below this share of the weights"
+    )
+    inherit: InheritOptions = InheritOptions()
+    resume: Literal["auto", "never"] | None = Field(
+        None,
+        description="auto: continue from the newest checkpoint of this name, if there is one; never: start afresh; "
+        "null: start afresh unless --auto_resume is given",
+    )
+    ignore_resume_network: bool = Field(False, description="true is resume: never (KAIR's forks)")
     resume_state: Path | None = Field(
-        None, description="a training_states/N.state of this run to continue from"
+        None, description="a checkpoint to continue from: training_states/N.state, or KAIR's models/N_G.pth"
+    )
+    resume_iteration: Literal["keep", "reset"] | None = Field(
+        None,
+        description="the step a continued run goes on from: the checkpoint's, or 0; null: keep, but reset where the "
+        "architecture changed",
+    )
+    layout: Literal["atelier", "kair"] = Field(
+        "atelier", description="kair: checkpoints are also written as N_G.pth, N_E.pth and N_optimizerG.pth"
     )
     experiments_root: Path = Field(Path("experiments"), description="folder that holds one folder per run")
 
-    @field_validator("pretrain_network_g", "resume_state", "experiments_root")
+    @field_validator("pretrain_network_g", "pretrain_network_ema", "resume_state", "experiments_root")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
+
+    @model_validator(mode="after")
+    def _one_way_to_start(self) -> PathOptions:
+        if self.pretrain_network_ema is not None and self.pretrain_network_g is None:
+            raise ValueError("pretrain_network_ema needs pretrain_network_g, the trained weights beside it")
+        if self.ignore_resume_network and self.resume == "auto":
+            raise ValueError(
+                "ignore_resume_network: true contradicts resume: auto; remove the one or the other"
+            )
+        if self.never_resumes and self.resume_state is not None:
+            raise ValueError(
+                "resume_state does nothing where nothing is resumed; remove it, or resume: never"
+            )
+        return self
+
+    @property
+    def never_resumes(self) -> bool:
+        """The run starts afresh whatever its folder holds."""
+        return self.ignore_resume_network or self.resume == "never"
 
 
 class TrainOptions(Options):
@@ -64,6 +123,12 @@ class TrainOptions(Options):
     warmup_iter: int = Field(-1, ge=-1, description="linear warm-up over this many steps; -1: off")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
     grad_clip: float | None = Field(None, gt=0, description="largest global gradient norm; null: no clipping")
+    weight_init: WeightInitOptions | None = Field(
+        None, description="fresh weights by another rule than the network's own; null: the network's own"
+    )
+    regularizer: RegularizerOptions | None = Field(
+        None, description="KAIR's corrections of the weights after some steps; null: none"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = Field(False, description="torch.compile of the network's repeated blocks")
@@ -93,6 +158,11 @@ class ValOptions(Options):
     save_img: bool = True
     max_images: int = Field(16, ge=0, description="pictures per set whose results are saved")
     tile: int | None = Field(None, ge=16, description="tile side in lq pixels; null: whole pictures")
+    padding: Literal["network", "official"] = Field(
+        "network",
+        description="official: pictures are mirrored to a whole further window, as SwinIR's test script does; it "
+        "changes the right and bottom borders",
+    )
 
     @field_validator("metrics")
     @classmethod
@@ -115,6 +185,9 @@ class LoggerOptions(Options):
     print_freq: int = Field(100, ge=1, description="steps between log lines")
     save_checkpoint_freq: int = Field(5000, ge=1, description="steps between checkpoints")
     keep_last: int | None = Field(None, ge=1, description="checkpoints to keep besides the best; null: all")
+    log_format: Literal["basicsr", "kair"] = Field(
+        "basicsr", description="whose lines train.log is written in"
+    )
     use_tb_logger: bool = True
     wandb: WandbOptions = WandbOptions()
 
@@ -178,6 +251,9 @@ class RunOptions(Options):
     health: HealthOptions = Field(default_factory=HealthOptions)
     checkpoint_format: Literal["pth", "safetensors"] = "pth"
 
+    # What a converter of another program's file has to say about it; shown with the warnings.
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
     @model_validator(mode="before")
     @classmethod
     def _network_scale(cls, data: Any) -> Any:
@@ -211,6 +287,13 @@ class RunOptions(Options):
         train = self.datasets.train
         if train.gt_size % self.scale:
             raise ValueError(f"datasets.train.gt_size {train.gt_size} is no multiple of scale {self.scale}")
+        lq_size, multiple = train.gt_size // self.scale, network.size_multiple
+        if lq_size % multiple:
+            nearest = max(1, round(lq_size / multiple)) * multiple * self.scale
+            raise ValueError(
+                f"datasets.train.gt_size {train.gt_size} gives lq crops of {lq_size}, which windows of {multiple} do "
+                f"not divide; the nearest gt_size is {nearest}"
+            )
         if train.batch_size_per_gpu % self.train.accumulate:
             raise ValueError(
                 f"datasets.train.batch_size_per_gpu {train.batch_size_per_gpu} cannot be split into "
@@ -220,20 +303,24 @@ class RunOptions(Options):
             raise ValueError(
                 "train.optim_g.type AdamWScheduleFree averages the weights itself; set train.ema_decay: 0"
             )
-        if self.degradation is not None and self._all_paired():
+        if self.degradation is not None and not self._uses_degradation():
             raise ValueError(
-                "degradation does nothing: every data set has its own dataroot_lq; remove the one or the other"
+                "degradation does nothing: every data set has its own dataroot_lq or degradation; remove the one or "
+                "the other"
             )
-        if self.scale == 1 and self.degradation is None and not self._all_paired():
+        if self.scale == 1 and self.degradation is None and self._uses_degradation():
             raise ValueError(
                 "scale 1 with clean pictures needs a degradation (for example degradation: {type: gaussian_noise, "
                 "sigma: 25}), or dataroot_lq for pairs"
             )
         return self
 
-    def _all_paired(self) -> bool:
-        sets = [self.datasets.train, *self.datasets.validation.values()]
-        return all(dataset.dataroot_lq is not None for dataset in sets)
+    def _uses_degradation(self) -> bool:
+        """Some set has clean pictures alone and no degradation of its own."""
+        sets = self.datasets.validation.values()
+        return self.datasets.train.dataroot_lq is None or any(
+            each.dataroot_lq is None and each.degradation is None for each in sets
+        )
 
     @property
     def effective_degradation(self) -> DegradationOptions:
@@ -247,7 +334,7 @@ class RunOptions(Options):
 
     def warnings(self) -> list[str]:
         """Things that are allowed but probably not meant, one sentence each."""
-        notes = list(self.train.scheduler.check(self.train.total_iter))
+        notes = [*self._notes, *self.train.scheduler.check(self.train.total_iter)]
         if not self.datasets.validation:
             notes.append("no datasets.val: nothing will be measured and no best checkpoint is kept")
         elif self.val.val_freq > self.train.total_iter:
@@ -258,4 +345,10 @@ class RunOptions(Options):
 
 
 #: Models whose fields hold registry components, bottom-up: rebuild them after a plug-in registered new types.
-MODELS_WITH_COMPONENTS: tuple[type[BaseModel], ...] = (TrainOptions, ValOptions, DatasetsOptions, RunOptions)
+MODELS_WITH_COMPONENTS: tuple[type[BaseModel], ...] = (
+    ValImagesOptions,
+    TrainOptions,
+    ValOptions,
+    DatasetsOptions,
+    RunOptions,
+)

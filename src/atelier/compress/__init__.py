@@ -1,0 +1,1 @@
+"""Making a larger or smaller network out of a trained one."""
