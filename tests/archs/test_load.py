@@ -277,11 +277,10 @@ def test_report_of_a_complete_load(tmp_path: Path) -> None:
     assert report.loaded == tuple(net.state_dict())
     assert (report.elements_loaded, report.elements_total, report.mode) == (elements, elements, "strict")
     assert len(report.ignored) == 6
-    first, second = report.text().splitlines()
-    assert first == (
-        f"Loaded {count}/{count} tensors, {elements:,} of {elements:,} elements (100.00 %) from {path} (params)"
-    )
-    assert second.startswith("Ignored 6 constants (a constant of ")
+    first, second, third = report.text().splitlines()
+    assert first == f"Loading model for G [{path}] ..."
+    assert second == f"Loaded {count}/{count} parameters from checkpoint"
+    assert third.startswith("Entry 'params' was read; 6 constants were ignored (a constant of ")
     stored = json.loads(json.dumps(report.to_json()))
     assert stored["loaded"] == list(report.loaded)
     assert {each["key"] for each in stored["ignored"]} == set(report.ignored)
@@ -299,14 +298,15 @@ def test_a_strict_load_names_what_does_not_fit_and_changes_nothing() -> None:
     with pytest.raises(UserError) as caught:
         load_state(net, in_memory(state))
     assert str(caught.value).splitlines() == [
-        "the given state does not fit the network:",
+        "a state in memory does not fit the network:",
         "Size mismatch (2):",
-        "  - body.4.weight: file [27, 4, 3, 3], network [12, 4, 3, 3]",
-        "  - body.4.bias: file [27], network [12]",
-        "Missing in the file (1):",
+        "  - body.4.weight: checkpoint torch.Size([27, 4, 3, 3]) vs model torch.Size([12, 4, 3, 3])",
+        "  - body.4.bias: checkpoint torch.Size([27]) vs model torch.Size([12])",
+        "Keys in model but not in checkpoint (1):",
         "  - body.1.weight",
-        "Unexpected in the file (1):",
+        "Keys in checkpoint but not in model (1):",
         "  - extra",
+        "load: flexible would reuse 5 of 8 tensors, 264 of 712 elements (37.08 %)",
     ]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
@@ -318,18 +318,22 @@ def test_at_most_ten_of_a_kind_are_listed(tmp_path: Path) -> None:
         load_state(SRVGGNetCompact(num_feat=4, num_conv=16, upscale=2), read_weights(path))
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{path} does not fit the network:"
-    mismatched, missing = lines.index("Size mismatch (20):"), lines.index("Missing in the file (33):")
+    mismatched, missing = (
+        lines.index("Size mismatch (20):"),
+        lines.index("Keys in model but not in checkpoint (33):"),
+    )
     assert lines[missing - 1] == "  ... and 10 more"
-    assert lines[-1] == "  ... and 23 more"
-    assert missing - mismatched == len(lines) - missing == 12
+    assert lines[-2] == "  ... and 23 more"
+    assert missing - mismatched == len(lines) - 1 - missing == 12
+    assert lines[-1] == "load: inherit would carry what was learned into this network"
 
 
-def test_a_partial_load_takes_what_fits_by_name() -> None:
+def test_a_flexible_load_takes_what_fits_by_name() -> None:
     source = lively(SRVGGNetCompact(num_feat=4, num_conv=1, upscale=3), 1)
     net = lively(SRVGGNetCompact(num_feat=4, num_conv=2, upscale=2))
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    report = load_state(net, in_memory(source.state_dict()), strict=False)
-    assert report.mode == "partial" and not report.complete
+    report = load_state(net, in_memory(source.state_dict()), mode="flexible")
+    assert report.mode == "flexible" and not report.complete
     assert report.loaded == (
         "body.0.weight",
         "body.0.bias",
@@ -346,9 +350,23 @@ def test_a_partial_load_takes_what_fits_by_name() -> None:
     total = sum(value.numel() for value in before.values())
     fits = sum(before[key].numel() for key in report.loaded)
     assert (report.elements_total, report.elements_loaded) == (total, fits)
-    assert report.text().splitlines()[0] == (
-        f"Loaded 6/11 tensors, {fits:,} of {total:,} elements ({100 * fits / total:.2f} %) from a state in memory"
-    )
+    assert report.text().splitlines() == [
+        "Loading model for G [a state in memory] ...",
+        "Size mismatch for body.4.weight: checkpoint torch.Size([27, 4, 3, 3]) vs model torch.Size([4, 4, 3, 3]), "
+        "using random initialization",
+        "Size mismatch for body.4.bias: checkpoint torch.Size([27]) vs model torch.Size([4]), "
+        "using random initialization",
+        "",
+        "Keys in model but not in checkpoint (3):",
+        "  - body.5.weight",
+        "  - body.6.weight",
+        "  - body.6.bias",
+        "",
+        "Loaded 6/11 parameters from checkpoint",
+        "Mismatched: 2, Missing: 3",
+        "Unexpected in checkpoint: 0",
+        f"Learned parameters reused: 6 of 11 tensors, {fits:,} of {total:,} elements ({100 * fits / total:.2f} %)",
+    ]
 
 
 def test_tensors_go_by_name_not_by_order() -> None:
@@ -359,15 +377,64 @@ def test_tensors_go_by_name_not_by_order() -> None:
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
 
 
+def test_an_inserted_key_moves_nothing() -> None:
+    """Loading by position would put every tensor after it into its neighbour."""
+    source = lively(SRVGGNetCompact(num_feat=4, num_conv=2, upscale=2), 3)
+    state = source.state_dict()
+    names = list(state)
+    shifted = {"body.1.extra": torch.zeros(4, 4, 3, 3), **state}
+    first, second = "body.2.weight", "body.4.weight"
+    order = [
+        second if name == first else first if name == second else name for name in ["body.1.extra", *names]
+    ]
+    net = SRVGGNetCompact(num_feat=4, num_conv=2, upscale=2)
+    report = load_state(net, in_memory({name: shifted[name] for name in order}), "flexible")
+    assert report.unexpected == ("body.1.extra",) and set(report.loaded) == set(names)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_a_flexible_load_of_next_to_nothing_is_refused() -> None:
+    net = lively(SRVGGNetCompact(num_feat=4, num_conv=1, upscale=2))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = dict(SRVGGNetCompact(num_feat=6, num_conv=1, upscale=2).state_dict())
+    with pytest.raises(
+        UserError,
+        match=r"^NOTHING USABLE in a state in memory: 1 of 8 tensors, 12 of 712 elements \(1\.69 %\) would be reused, "
+        r"less than min_loaded 0\.02; use load: inherit, or start fresh with resume: never \(min_loaded: 0 ",
+    ):
+        load_state(net, in_memory(state), "flexible", min_loaded=0.02)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert load_state(net, in_memory(state), "flexible", min_loaded=0.01).loaded == ("body.4.bias",)
+
+
+def test_nothing_matched_is_an_error_whatever_is_asked_for() -> None:
+    net = SRVGGNetCompact(num_feat=4, num_conv=1, upscale=2)
+    with pytest.raises(UserError, match=r"0 of 8 tensors.*nothing at all; start fresh with resume: never$"):
+        load_state(net, in_memory({"weight": torch.zeros(3)}), "flexible", min_loaded=0)
+    with pytest.raises(UserError, match="No other mode of loading would find anything to reuse"):
+        load_state(net, in_memory({"weight": torch.zeros(3)}))
+
+
 def test_a_foreign_index_is_an_error() -> None:
     """Its table would be read in another order."""
     net = small_swinir()
     written = net.options.file_state(net.state_dict())
     key = "layers.1.residual_group.blocks.0.attn.relative_position_index"
     wrong = {**written, key: written[key].flip(0)}
-    for strict in (True, False):
+    for mode in ("strict", "flexible"):
         with pytest.raises(UserError, match=rf"{key} is not the relative-position index of window_size 8"):
-            load_state(net, in_memory(wrong), strict)
+            load_state(net, in_memory(wrong), mode)
+
+
+def test_constants_of_another_window_are_no_obstacle() -> None:
+    """They are right for the network they were saved with, and nothing is taken from them."""
+    old, net = small_swinir(), small_swinir(window_size=7)
+    written = in_memory(old.options.file_state(old.state_dict()))
+    report = load_state(net, written, "flexible")
+    assert set(report.mismatched) == {key for key in net.state_dict() if key.endswith("_table")}
+    assert len(report.ignored) == 6 and not report.missing and not report.unexpected
+    with pytest.raises(UserError, match=r"Size mismatch \(4\):"):
+        load_state(net, written)
 
 
 def test_masks_of_any_size_are_ignored() -> None:
@@ -456,12 +523,12 @@ def test_a_foreign_network_takes_any_size(size: tuple[int, int], tmp_path: Path)
         torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
 
 
-def test_official_rrdb_names_are_known_through_spandrel() -> None:
+def test_official_rrdb_names_are_known() -> None:
     path = SHARED / "spec" / "keys" / "rrdb_x4.json"
     if not path.is_file():
         pytest.skip("the key list rrdb_x4.json is not in the shared folder")
     shapes = {key: tuple(shape) for key, shape in json.loads(path.read_text()).items()}
-    assert not any(NETWORKS.options_class(name).recognises(shapes) for name in NETWORKS)
+    assert [name for name in NETWORKS if NETWORKS.options_class(name).recognises(shapes)] == ["RRDBNet"]
 
 
 def test_unknown_weights(tmp_path: Path) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from atelier.archs.facts import NetworkFacts, facts_of
-from atelier.archs.load_report import LoadReport
+from atelier.archs.load_report import LoadMode, LoadReport
 from atelier.archs.network_options import NetworkOptions
 from atelier.archs.registry import NETWORKS
 from atelier.archs.weights import StateFile, read_weights
 from atelier.errors import UserError
 from atelier.files import sha256_of
+
+INHERITING: Final = ("SwinIR", "SRVGGNetCompact")
+"""Networks that :mod:`atelier.compress` can carry into another size."""
 
 
 @dataclass(frozen=True)
@@ -45,44 +49,53 @@ def load_network(path: Path | str, *, param_key: str | None = None) -> LoadedNet
         devices=()
     ):  # the weights drawn here are replaced; nobody's numbers should shift
         net = options.build()
-    report = load_state(net, file)
+    report, values = compare(net, file)
+    _require_complete(report)
+    net.load_state_dict(values)
     return LoadedNetwork(net.eval(), facts_of(options), report)
 
 
-def load_state(net: nn.Module, state_file: StateFile, strict: bool = True) -> LoadReport:
+def load_state(
+    net: nn.Module,
+    state_file: StateFile,
+    mode: Literal["strict", "flexible"] = "strict",
+    *,
+    min_loaded: float = 0.0,
+) -> LoadReport:
     """Copy weights into ``net``, by name and shape; constants of the architecture in the file are checked and ignored.
 
-    With ``strict`` every tensor must fit; otherwise those that fit are copied and the report names the rest.
+    Args:
+        net: receives the weights.
+        state_file: the weights.
+        mode: "strict": every tensor must fit; "flexible": those that fit are copied and the report names the rest.
+            For "inherit" see :func:`atelier.compress.start_from`.
+        min_loaded: share in [0, 1] of the network's numbers that "flexible" must find in the file.
 
     Raises:
-        UserError: something does not fit (nothing was copied then); at most ten tensors of each kind are named.
+        UserError: something does not fit ("strict"), or less than ``min_loaded`` or nothing at all ("flexible").
+            Nothing was copied then.
     """
-    report, values = compare(net, state_file)
-    if strict:
-        _require_complete(report)
+    report, values = compare(net, state_file, mode)
+    if mode == "strict":
+        _require_complete(report, _other_modes(net, state_file, report))
     else:
-        report = replace(report, mode="partial")
-    net.load_state_dict(values, strict=strict)
+        require_usable(report, min_loaded, inheritable=_can_inherit(net, state_file))
+    net.load_state_dict(values, strict=mode == "strict")
     return report
 
 
-def compare(net: nn.Module, file: StateFile) -> tuple[LoadReport, dict[str, Tensor]]:
+def compare(
+    net: nn.Module, file: StateFile, mode: LoadMode = "strict"
+) -> tuple[LoadReport, dict[str, Tensor]]:
     """(what fits by name and shape and what does not, the tensors that fit); nothing is copied."""
-    options = getattr(net, "options", None)
-    state: Mapping[str, Tensor] = file.state
-    ignored: dict[str, str] = {}
-    if isinstance(options, NetworkOptions):
-        try:
-            state, ignored = options.network_state(state)
-        except UserError as error:
-            raise UserError(f"{_name(file)}: {error}") from None
+    state, ignored = _without_constants(net, file)
     own = net.state_dict()
     fits = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     report = LoadReport(
         path=file.path,
         sha256=_sha256(file),
         param_key=file.param_key,
-        mode="strict",
+        mode=mode,
         loaded=tuple(key for key in own if key in fits),
         mismatched={
             key: (tuple(state[key].shape), tuple(value.shape))
@@ -96,6 +109,69 @@ def compare(net: nn.Module, file: StateFile) -> tuple[LoadReport, dict[str, Tens
         elements_loaded=sum(value.numel() for value in fits.values()),
     )
     return report, fits
+
+
+def require_usable(report: LoadReport, min_loaded: float, *, inheritable: bool = False) -> None:
+    """Refuse a load that reuses less than ``min_loaded`` of the network's numbers, or nothing at all.
+
+    Args:
+        report: of the load that was tried.
+        min_loaded: share in [0, 1].
+        inheritable: whether ``load: inherit`` would reuse more.
+
+    Raises:
+        UserError: with how much there was, and what else can be done.
+    """
+    if report.reused > 0 and min_loaded <= report.reused:
+        return
+    wanted = f"less than min_loaded {min_loaded:g}" if report.reused else "nothing at all"
+    instead = "use load: inherit, or " if inheritable else ""
+    override = " (min_loaded: 0 loads it all the same)" if report.reused else ""
+    raise UserError(
+        f"NOTHING USABLE in {report.source}: {report.reuse()} would be reused, {wanted}; "
+        f"{instead}start fresh with resume: never{override}"
+    )
+
+
+def _without_constants(net: nn.Module, file: StateFile) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    """(the file's tensors without constants of the architecture, ignored key -> why)."""
+    options = getattr(net, "options", None)
+    if not isinstance(options, NetworkOptions):
+        return file.state, {}
+    try:
+        return options.network_state(file.state)
+    except UserError as error:
+        # Constants of another window are right for the network they were saved with, and wrong for this one.
+        own = options_of(file)
+        try:
+            if own is not None and own != options:
+                return own.network_state(file.state)
+        except UserError:
+            pass
+        raise UserError(f"{_name(file)}: {error}") from None
+
+
+def _can_inherit(net: nn.Module, file: StateFile) -> bool:
+    options = getattr(net, "options", None)
+    if not isinstance(options, NetworkOptions) or options.type not in INHERITING:
+        return False
+    try:
+        old = options_of(file)
+    except UserError:
+        return False
+    return old is not None and old.type == options.type and old != options
+
+
+def _other_modes(net: nn.Module, file: StateFile, report: LoadReport) -> list[str]:
+    """What the other modes of loading would do with a file that does not fit."""
+    if report.complete:
+        return []
+    modes = []
+    if _can_inherit(net, file):
+        modes.append("load: inherit would carry what was learned into this network")
+    if report.loaded:
+        modes.append(f"load: flexible would reuse {report.reuse()}")
+    return ["; ".join(modes)] if modes else ["No other mode of loading would find anything to reuse."]
 
 
 def options_of(file: StateFile) -> NetworkOptions | None:
@@ -191,11 +267,12 @@ def _sha256(file: StateFile) -> str | None:
     return sha256_of(file.path) if file.path is not None and file.path.is_file() else None
 
 
-def _require_complete(report: LoadReport) -> None:
+def _require_complete(report: LoadReport, advice: Sequence[str] = ()) -> None:
     if not report.complete:
-        source = str(report.path) if report.path is not None else "the given state"
-        raise UserError("\n".join([f"{source} does not fit the network:", *report.problems()]))
+        raise UserError(
+            "\n".join([f"{report.source} does not fit the network:", *report.problems(), *advice])
+        )
 
 
 def _name(file: StateFile) -> str:
-    return str(file.path) if file.path is not None else "the given state"
+    return str(file.path) if file.path is not None else "a state in memory"

@@ -1,1 +1,34 @@
-"""Making a larger or smaller network out of a trained one."""
+"""Making a larger or smaller network out of a trained one. Names are loaded on first use, because they need torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atelier.compress.calibrate import calibrated
+    from atelier.compress.inherit import InheritPlan, inherit_plan
+    from atelier.compress.options import InheritOptions
+    from atelier.compress.start import start_from
+
+_HOME = {
+    "InheritOptions": "options",
+    "InheritPlan": "inherit",
+    "calibrated": "calibrate",
+    "inherit_plan": "inherit",
+    "start_from": "start",
+}
+
+__all__ = ["InheritOptions", "InheritPlan", "calibrated", "inherit_plan", "start_from"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,7 +13,8 @@ class InheritOptions(Options):
     """Choices of ``path.load: inherit``."""
 
     select: Literal["first", "l2"] = Field(
-        "first", description="channels kept by a narrower network: the first ones, or the strongest by L2 norm"
+        "first",
+        description="channels kept by a narrower network: the first ones, or the strongest by L2 norm",
     )
     window_bias: Literal["offset", "interpolate"] = Field(
         "offset",
