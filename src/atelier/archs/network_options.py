@@ -29,10 +29,13 @@ class NetworkOptions(Component):
     def build(self) -> nn.Module:
         """The network with freshly drawn weights, float32, on torch's default device."""
 
-    @property
-    @abstractmethod
-    def scale(self) -> int:
-        """Output side divided by input side."""
+    if TYPE_CHECKING:
+        # Declared for readers and the type checker alone: where a network's own option is called ``scale``, a property
+        # of the base class would hide the field.
+        @property
+        @abstractmethod
+        def scale(self) -> int:
+            """Output side divided by input side."""
 
     @property
     @abstractmethod

@@ -12,5 +12,8 @@ NETWORKS: Registry[NetworkOptions] = Registry(
     {
         "SwinIR": "atelier.archs.swinir_options:SwinIROptions",
         "SRVGGNetCompact": "atelier.archs.compact_options:SRVGGNetCompactOptions",
+        "RRDBNet": "atelier.archs.rrdbnet_options:RRDBNetOptions",
+        "DnCNN": "atelier.archs.dncnn_options:DnCNNOptions",
+        "MSRResNet1": "atelier.archs.msrresnet_options:MSRResNet1Options",
     },
 )
