@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from atelier.data.channels import fit_channels
+from atelier.data.channels import Grey, fit_channels
 from atelier.data.plan import SampleDraw, SamplePlan
 from atelier.data.shards import Reader
 from atelier.data.sources import Shape
@@ -60,6 +60,7 @@ class Assembler:
         scale: gt side / lq side.
         in_channels: channels of both tensors.
         share: which samples of the global batch.
+        grey_from: how RGB becomes grey for one channel; ``mixed`` draws luma or Y per sample.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class Assembler:
         scale: int,
         in_channels: int,
         share: range,
+        grey_from: Literal["luma", "y", "mixed"] = "luma",
     ) -> None:
         self.plan, self.gt, self.lq, self.degradation = plan, gt, lq, degradation
         self.scale, self.in_channels, self.share = scale, in_channels, share
+        self.grey_from = grey_from
         self._lq_shapes = list(lq_shapes)
 
     def __getitem__(self, step: int) -> Assembled | Failure:
@@ -93,21 +96,28 @@ class Assembler:
     def sample(self, step: int, k: int) -> tuple[Pixels, Pixels, str]:
         """``(gt, lq, name)`` of sample ``k`` of step ``step``, HWC."""
         draw = self.plan.draw(step, k)
+        streams = Streams(self.plan.seed, step, k)
+        grey = self._grey(streams)
         name = f"{self.gt.places[draw.picture]} @ {draw.y * self.scale},{draw.x * self.scale}"
         if self.lq is not None:
-            gt = self._cut(self.gt.picture(draw.picture), draw, self.scale, 0)
-            lq = self._cut(self.lq.picture(draw.picture), draw, 1, 0)
+            gt = self._cut(self.gt.picture(draw.picture), draw, self.scale, 0, grey)
+            lq = self._cut(self.lq.picture(draw.picture), draw, 1, 0, grey)
             return turn(gt.pixels, draw), turn(lq.pixels, draw), name
         assert self.degradation is not None
-        cut = self._cut(self.gt.picture(draw.picture), draw, self.scale, self.degradation.context)
+        cut = self._cut(self.gt.picture(draw.picture), draw, self.scale, self.degradation.context, grey)
         cut = turn_cut(cut, draw)
-        streams = Streams(self.plan.seed, step, k)
         height, width, channels = cut.pixels.shape
         parameters = self.degradation.draw(streams, (height, width, channels))
         lq_pixels = self.degradation.apply(cut.pixels, parameters, streams)
-        return trim(cut.pixels, cut, self.scale), trim(lq_pixels, cut, 1), name
+        gt_pixels = self.degradation.target(cut.pixels, parameters, streams)
+        return trim(gt_pixels, cut, self.scale), trim(lq_pixels, cut, 1), name
 
-    def _cut(self, picture: Pixels, draw: SampleDraw, unit: int, context: int) -> Cut:
+    def _grey(self, streams: Streams) -> Grey:
+        if self.grey_from != "mixed":
+            return self.grey_from
+        return "y" if streams("grey").random() < 0.5 else "luma"
+
+    def _cut(self, picture: Pixels, draw: SampleDraw, unit: int, context: int, grey: Grey) -> Cut:
         """The crop with up to ``context`` lq pixels around it, padded where the picture is too small.
 
         ``unit`` is the side of an lq pixel in this picture: the scale for gt, 1 for lq.
@@ -126,7 +136,7 @@ class Assembler:
             pixels = np.pad(
                 pixels, ((0, missing[0] * unit), (0, missing[1] * unit), (0, 0)), mode="symmetric"
             )
-        return Cut(fit_channels(pixels, self.in_channels), top, left, bottom, right)
+        return Cut(fit_channels(pixels, self.in_channels, grey), top, left, bottom, right)
 
 
 def turn(pixels: Pixels, draw: SampleDraw) -> Pixels:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from atelier.degrade.base import Pixels
+
+Grey = Literal["luma", "y"]
+"""How RGB becomes grey: full-range luma, or Y of studio range (16 to 235 of 255)."""
 
 _NAMES = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
 
@@ -24,11 +29,13 @@ def channel_problem(channels: int, wanted: int, convert: bool) -> str | None:
     return f"{_NAMES.get(channels, f'{channels} channels')}, but the network takes {wanted} channels{remedy}"
 
 
-def fit_channels(pixels: Pixels, wanted: int) -> Pixels:
-    """``H x W x C`` with C = ``wanted``: alpha dropped, RGB to luma, grey repeated, in this order; dtype kept.
+def fit_channels(pixels: Pixels, wanted: int, grey_from: Grey = "luma") -> Pixels:
+    """``H x W x C`` with C = ``wanted``: alpha dropped, RGB to grey, grey repeated, in this order; dtype kept.
 
-    Luma is BT.601's full-range ``0.299 R + 0.587 G + 0.114 B``, rounded half up for integers (what picture
-    libraries do when they decode to grey). Which of these are allowed is decided by :func:`channel_problem`.
+    ``luma`` is BT.601's full-range ``0.299 R + 0.587 G + 0.114 B``, rounded half up for integers (what picture
+    libraries do when they decode to grey). ``y`` is BT.601's Y of studio range, ``(65.481 R + 128.553 G + 24.966 B) /
+    255 + 16`` in units of 255, rounded half to even for integers (what JPEG artefact removal is measured on). Which
+    of these changes are allowed is decided by :func:`channel_problem`.
     """
     channels = pixels.shape[2]
     if channels == wanted:
@@ -36,7 +43,7 @@ def fit_channels(pixels: Pixels, wanted: int) -> Pixels:
     if channels in (2, 4):
         pixels = pixels[:, :, : channels - 1]
     if wanted == 1 and pixels.shape[2] == 3:
-        pixels = _luma(pixels)
+        pixels = _luma(pixels) if grey_from == "luma" else _studio_y(pixels)
     elif wanted == 3 and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels)
@@ -50,3 +57,15 @@ def _luma(pixels: Pixels) -> Pixels:
     wide = pixels.astype(np.uint32)
     grey: Pixels = (299 * wide[:, :, 0:1] + 587 * wide[:, :, 1:2] + 114 * wide[:, :, 2:3] + 500) // 1000
     return grey.astype(pixels.dtype, copy=False)
+
+
+def _studio_y(pixels: Pixels) -> Pixels:
+    if pixels.dtype.kind == "f":
+        from atelier.images import rgb_to_y
+
+        return rgb_to_y(pixels)
+    white = np.iinfo(pixels.dtype).max
+    wide = pixels.astype(np.int64)
+    # Exact thousandths, so that a tie is a tie.
+    total = 65481 * wide[:, :, 0:1] + 128553 * wide[:, :, 1:2] + 24966 * wide[:, :, 2:3] + 16000 * white
+    return np.rint(total / 255000).astype(pixels.dtype)

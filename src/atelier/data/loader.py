@@ -115,6 +115,7 @@ class TrainingData:
             scale=scale,
             in_channels=in_channels,
             share=range(rank * share, (rank + 1) * share),
+            grey_from=options.grey_from,
         )
         self._running: Iterator[Assembled | Failure] | None = None
         self._stream: torch.cuda.Stream | None = None

@@ -71,6 +71,11 @@ class ImagesOptions(DatasetOptions):
         description="true: grey pictures become RGB and alpha is dropped for a 3-channel network; "
         "false: such pictures are an error",
     )
+    grey_from: Literal["luma", "y", "mixed"] = Field(
+        "luma",
+        description="how colour pictures become grey for a 1-channel network: luma (0 to 255), y (BT.601 studio "
+        "range, 16 to 235), mixed (training: either, per sample)",
+    )
 
     @field_validator("dataroot_gt", "dataroot_lq", "meta_info")
     @classmethod
@@ -160,9 +165,20 @@ class ValImagesOptions(ImagesOptions):
     """``datasets.val``: whole pictures to measure on."""
 
     name: str = "val"
+    grey_from: Literal["luma", "y"] = Field(
+        "luma",
+        description="how colour pictures become grey for a 1-channel network: luma (0 to 255) or y (BT.601 studio "
+        "range, 16 to 235)",
+    )
     degradation: Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)] | None = Field(
         None, description="makes lq of this set's clean pictures; null: the run's degradation"
     )
+
+    @model_validator(mode="after")
+    def _one_lq(self) -> ValImagesOptions:
+        if self.degradation is not None and self.dataroot_lq is not None:
+            raise ValueError("degradation does nothing with dataroot_lq; remove the one or the other")
+        return self
 
     @property
     def default_pictures(self) -> tuple[str, ...]:

@@ -87,6 +87,11 @@ def open_pictures(
         UserError: one message for the whole set that lists every picture which is missing, unreadable, without
             partner, of the wrong size or of the wrong channel count.
     """
+    if options.grey_from != "luma" and in_channels != 1:
+        raise UserError(
+            f"data set '{options.name}': grey_from {options.grey_from} does nothing for a network of {in_channels} "
+            "channels; remove it"
+        )
     sources = open_sources(options)
     gt, lq, problems = sources.gt, sources.lq, list(sources.problems)
     partners: list[int | None] = [None] * len(gt)

@@ -38,7 +38,8 @@ class ValidationSet(Sequence[Pair]):
     Args:
         options: the data set.
         scale: gt side / lq side.
-        degradation: makes lq where the set has no ``dataroot_lq``; randomness comes from ``Streams(seed, 0, i)``.
+        degradation: the run's; makes lq where the set has neither ``dataroot_lq`` nor a degradation of its own.
+            Randomness comes from ``Streams(seed, 0, i)``.
         seed: the run's ``manual_seed``.
         in_channels: of the network.
 
@@ -57,7 +58,14 @@ class ValidationSet(Sequence[Pair]):
     ) -> None:
         self.name, self.scale, self.seed, self.in_channels = options.name, scale, seed, in_channels
         self._pictures = open_pictures(options, scale=scale, in_channels=in_channels)
-        self._degradation = degradation if self._pictures.lq is None else None
+        if options.degradation is not None:
+            degradation = options.degradation.build(scale)
+        self._grey_from = options.grey_from
+        self._degradation = (
+            degradation.for_whole_pictures()
+            if degradation is not None and self._pictures.lq is None
+            else None
+        )
         if self._pictures.lq is None and degradation is None:
             raise UserError(
                 f"data set '{options.name}' has no dataroot_lq, so a degradation must make lq of its clean pictures"
@@ -79,15 +87,16 @@ class ValidationSet(Sequence[Pair]):
         index = range(len(self))[index]
         pictures = self._pictures
         height, width, _ = pictures.lq_shapes[index]
-        whole = fit_channels(pictures.gt.read(index), self.in_channels)
+        whole = fit_channels(pictures.gt.read(index), self.in_channels, self._grey_from)
         gt = np.ascontiguousarray(whole[: height * self.scale, : width * self.scale])
         if pictures.lq is not None:
-            lq = fit_channels(pictures.lq.read(index), self.in_channels)
+            lq = fit_channels(pictures.lq.read(index), self.in_channels, self._grey_from)
         else:
             assert self._degradation is not None
             streams = Streams(self.seed, 0, index)
             parameters = self._degradation.draw(streams, (gt.shape[0], gt.shape[1], gt.shape[2]))
             lq = self._degradation.apply(gt, parameters, streams)
+            gt = self._degradation.target(gt, parameters, streams)
         return Pair(self.names[index], lq, gt)
 
 

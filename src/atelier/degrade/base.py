@@ -23,7 +23,8 @@ class Degradation(ABC):
     Attributes:
         scale: how many times larger ``gt`` is than ``lq``.
         context: how many ``lq`` pixels around an output pixel it depends on. Crops are degraded with that
-            much of their surroundings, so that a crop's ``lq`` is the crop of the whole picture's ``lq``.
+            much of their surroundings, so that a crop's ``lq`` is the crop of the whole picture's ``lq``. Operators
+            that draw per sample (noise, JPEG, the random pipelines) state what they need beyond that themselves.
     """
 
     scale: int
@@ -42,8 +43,20 @@ class Degradation(ABC):
     def apply(self, gt: Pixels, parameters: dict[str, Any], streams: Streams) -> Pixels:
         """Spoil ``gt`` (``H x W x C``; H and W multiples of ``scale``) to ``H/scale x W/scale x C``.
 
-        The result has the dtype of ``gt`` where the operator rounds, else float32 with 1.0 as white.
+        The result holds whole levels in the dtype of ``gt`` (or uint8) where the operator rounds, else float32
+        with 1.0 as white.
         """
+
+    def target(self, gt: Pixels, parameters: dict[str, Any], streams: Streams) -> Pixels:
+        """What the network shall give back: ``gt`` itself unless the operator trains on a sharpened picture.
+
+        A pure function of its arguments, of the shape and dtype of ``gt``. ``apply`` gets the unchanged ``gt``.
+        """
+        return gt
+
+    def for_whole_pictures(self) -> Degradation:
+        """The operator that validation uses on whole pictures; differs where training imitates a crop's place."""
+        return self
 
 
 class DegradationOptions(Component):
@@ -58,7 +71,9 @@ DEGRADATIONS: Registry[DegradationOptions] = Registry(
     "degradation",
     {
         "bicubic": "atelier.degrade.bicubic:BicubicOptions",
+        "bsrgan": "atelier.degrade.bsrgan:BSRGANOptions",
         "gaussian_noise": "atelier.degrade.noise:GaussianNoiseOptions",
+        "jpeg": "atelier.degrade.jpeg:JPEGOptions",
     },
 )
 
@@ -68,3 +83,10 @@ def to_float(pixels: Pixels) -> Pixels:
     if pixels.dtype.kind == "f":
         return pixels.astype(np.float32, copy=False)
     return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def to_uint8(pixels: Pixels) -> Pixels:
+    """Pixels as uint8: clipped to [0, 1] and rounded half to even; uint8 is returned as it is."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(np.clip(to_float(pixels), 0, 1) * np.float32(255)).astype(np.uint8)

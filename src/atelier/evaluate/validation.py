@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -70,27 +70,47 @@ def restorer(
     size_multiple: int = 1,
     receptive_radius: int | None = None,
     device: torch.device | str = "cpu",
+    padding: Literal["network", "official"] = "network",
 ) -> Restore:
     """The usual way to restore one picture: to the device as float32, whole or in tiles of ``tile`` lq pixels.
 
     ``size_multiple`` and ``receptive_radius`` are the network's (see :func:`atelier.restore.restore_tensor`). The
-    result is float32, so that rounding happens once, to the gt's type.
+    result is float32, so that rounding happens once, to the gt's type. ``padding: official`` enlarges pictures by
+    :func:`mirrored_to_windows` first and cuts the result, as SwinIR's test script does; ``network`` leaves sizes to the
+    network.
     """
 
     def restore(net: nn.Module, lq: Pixels) -> Pixels:
+        pixels = to_tensor(lq).unsqueeze(0).to(device)
+        if padding == "official":
+            pixels = mirrored_to_windows(pixels, size_multiple)
         output = restore_tensor(
             net,
-            to_tensor(lq).unsqueeze(0).to(device),
+            pixels,
             scale=scale,
             tile=tile,
             size_multiple=size_multiple,
             receptive_radius=receptive_radius,
             device=device,
         )
-        picture: Pixels = output[0].float().permute(1, 2, 0).cpu().numpy()
+        kept = output[0, :, : lq.shape[0] * scale, : lq.shape[1] * scale]
+        picture: Pixels = kept.float().permute(1, 2, 0).cpu().numpy()
         return picture
 
     return restore
+
+
+def mirrored_to_windows(pixels: torch.Tensor, window: int) -> torch.Tensor:
+    """Pictures ``N×C×H×W`` mirrored at the right and bottom to ``(side // window + 1) * window`` a side.
+
+    The edge pixel is repeated, and a side that the window divides gets a whole further window: this is the padding of
+    SwinIR's official test script (so a picture smaller than half the result is only doubled).
+    """
+    for axis in (2, 3):
+        side = pixels.shape[axis]
+        wanted = (side // window + 1) * window
+        pixels = torch.cat([pixels, pixels.flip(axis)], dim=axis).narrow(axis, 0, min(wanted, 2 * side))
+    return pixels
 
 
 def validate(

@@ -75,8 +75,10 @@ METRICS: Registry[Any] = Registry(
     "metric",
     {
         "calculate_psnr": "atelier.metrics.psnr:PSNROptions",
+        "calculate_psnrb": "atelier.metrics.psnrb:PSNRBOptions",
         "calculate_ssim": "atelier.metrics.ssim:SSIMOptions",
         "psnr": "atelier.metrics.psnr:PSNROptions",
+        "psnrb": "atelier.metrics.psnrb:PSNRBOptions",
         "ssim": "atelier.metrics.ssim:SSIMOptions",
     },
 )
