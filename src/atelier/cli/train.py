@@ -7,8 +7,18 @@ from typing import Annotated, Optional
 
 import typer
 
+#: Where KAIR's training scripts look when no file is named.
+DEFAULT_FILE = Path("options/train_options.json")
+
 OptionFile = Annotated[
-    Path, typer.Option("-opt", "--opt", help="Option file (YAML, or JSON with // comments).")
+    Optional[Path],  # noqa: UP045  typer reads the annotation at run time
+    typer.Option(
+        "-opt",
+        "--opt",
+        help="Option file: ours or BasicSR's (YAML), or KAIR's (JSON with // comments). "
+        f"Default: {DEFAULT_FILE}, if it exists.",
+        show_default=False,
+    ),
 ]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  typer reads the annotation at run time
@@ -17,7 +27,7 @@ Overrides = Annotated[
 
 
 def train(
-    opt: OptionFile,
+    opt: OptionFile = None,
     overrides: Overrides = None,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="Continue from the newest checkpoint.")
@@ -27,6 +37,10 @@ def train(
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="A few steps, validation, checkpoint and resume check; then stop.")
+    ] = False,
+    kair_names: Annotated[
+        bool,
+        typer.Option("--kair-names", help="Also write checkpoints as N_G.pth, N_E.pth and N_optimizerG.pth."),
     ] = False,
     launcher: Annotated[str, typer.Option("--launcher", help="none, or pytorch under torchrun.")] = "none",
     local_rank: Annotated[Optional[int], typer.Option("--local-rank", hidden=True)] = None,  # noqa: UP045
@@ -38,8 +52,12 @@ def train(
         raise UserError(f"--launcher {launcher}: allowed are none and pytorch")
     from atelier.options.read import load_run_options
 
+    if opt is None:
+        if not DEFAULT_FILE.exists():
+            raise UserError(f"name an option file with -opt FILE ({DEFAULT_FILE} does not exist here)")
+        opt = DEFAULT_FILE
     # Mistakes in the file are told before torch is loaded.
-    options = load_run_options(opt, overrides or [])
+    options = load_run_options(opt, [*(overrides or []), *(["path.layout=kair"] if kair_names else [])])
     if debug:
         from atelier.train.debug import debug_run
 

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from atelier.evaluate.beginning import read_beginning
 from atelier.evaluate.charts import Chart, make_chart, show_count, show_number
 from atelier.evaluate.results import format_change, format_value
 from atelier.evaluate.run_record import RunRecord, read_run
@@ -60,6 +61,7 @@ def render(record: RunRecord) -> str:
         quality_charts=_quality_charts(record),
         training_charts=_training_charts(record),
         sections=sections,
+        beginning=read_beginning(record.folder),
         environment=_flat(record.environment),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         # The two files are our own text; everything else goes through autoescape.

@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atelier.errors import RunStopped, UserError
 from atelier.files import atomic_path, atomic_write, sha256_of
 from atelier.train.folder import RunFolder
+
+if TYPE_CHECKING:
+    from atelier.archs.weights import StateFile
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,31 @@ class Checkpoint:
     def load_state(self) -> dict[str, Any]:
         """The training state (optimisers, counters), read with ``weights_only=True``."""
         return read_state(self.state_path)
+
+    def weights(self, role: str, state: Mapping[str, Any]) -> tuple[StateFile, StateFile | None]:
+        """(trained, averaged) weights of a network; the second is None for all but g, and where none were kept.
+
+        ``state`` is what :meth:`load_state` gave: it holds the weights where the weight file cannot hold both sets.
+        """
+        from atelier.archs.weights import StateFile, read_weights
+
+        path = self.models[role]
+        if "params" in state:
+            network = dict(state["past"][f"network_{role}"])
+            metadata = {"arch": network.pop("type"), "options": network}
+            average = state.get("params_ema") if role == "g" else None
+            return (
+                StateFile(state["params"][role], "params", metadata, path),
+                StateFile(average, "params_ema", metadata, path) if average is not None else None,
+            )
+        trained = read_weights(path, "params")
+        averaged = read_weights(path) if role == "g" else None
+        return trained, averaged if averaged is not None and averaged.param_key == "params_ema" else None
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that wrote it."""
+        return self.state_path.parent.parent
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -164,7 +192,10 @@ class CheckpointStore:
         for iteration in [step for step in self.iterations() if step <= newest][:-keep_last]:
             self._manifest(iteration).unlink(missing_ok=True)
             (self.folder.states / f"{iteration}.state").unlink(missing_ok=True)
-            for path in self.folder.models.glob(f"net_*_{iteration}.*"):
+            for path in (
+                *self.folder.models.glob(f"net_*_{iteration}.*"),
+                *self.folder.models.glob(f"{iteration}_*.pth"),
+            ):
                 path.unlink(missing_ok=True)
 
     def supersede_after(self, iteration: int) -> list[int]:

@@ -30,7 +30,9 @@ def debug_options(options: RunOptions) -> RunOptions:
             "logger": options.logger.model_copy(
                 update={"print_freq": 1, "save_checkpoint_freq": STEPS // 2, "use_tb_logger": False}
             ),
-            "path": options.path.model_copy(update={"resume_state": None}),
+            "path": options.path.model_copy(
+                update={"resume_state": None, "resume": None, "resume_iteration": None}
+            ),
             "cache": options.cache.model_copy(update={"enabled": False}),
         }
     )
@@ -72,7 +74,7 @@ def check_resume(options: RunOptions, folder: RunFolder) -> str:
         raise RunStopped(f"debug: no complete checkpoint in {folder.states}")
     trainer = Trainer(options, Ranks(0, 1, choose_device(options.num_gpu)))
     stored = checkpoint.load_state()
-    trainer.load(stored, checkpoint.models)
+    trainer.load(stored, checkpoint)
     again = trainer.state()
     different = [key for key, value in again.items() if not _equal(value, stored[key])]
     if different:

@@ -45,6 +45,11 @@ class RunFolder:
         return self.root / "train.log"
 
     @property
+    def load_report(self) -> Path:
+        """What became of every tensor of the weights that the run began with."""
+        return self.models / "load_report.json"
+
+    @property
     def options(self) -> Path:
         """The resolved options, loadable again."""
         return self.root / "options.yml"

@@ -11,6 +11,7 @@ from atelier.options.schema import RunOptions
 from atelier.options.write import OptionChange, diff_options
 from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.folder import RunFolder
+from atelier.train.kair_checkpoint import kair_checkpoint_at, newest_kair_checkpoint
 
 #: Options that decide what the steps before the checkpoint saw. Changing one of them makes the resumed run differ
 #: from any run that was never stopped, so it needs an explicit yes.
@@ -38,22 +39,40 @@ HARMLESS = (
 def choose_checkpoint(
     options: RunOptions, store: CheckpointStore, *, auto_resume: bool, report: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The checkpoint to continue from: ``path.resume_state``, else the newest complete one with ``--auto_resume``.
+    """The checkpoint to continue from, None for a fresh start.
+
+    ``path.resume_state`` names one; with ``--auto_resume`` or ``path.resume: auto`` it is the newest complete one of
+    this run's folder, ours or KAIR's; ``path.resume: never`` wins over the flag.
 
     Raises:
         UserError: ``resume_state`` names a file that is no complete checkpoint.
     """
-    state_path = options.path.resume_state
-    if state_path is not None:
-        return _named_checkpoint(state_path)
-    return store.newest(report) if auto_resume else None
+    path = options.path
+    if path.resume_state is not None:
+        return _named_checkpoint(path.resume_state)
+    if path.never_resumes:
+        key = "ignore_resume_network: true" if path.ignore_resume_network else "resume: never"
+        report(f"path.{key}: the run starts afresh" + (", against --auto_resume" if auto_resume else ""))
+        return None
+    if not auto_resume and path.resume != "auto":
+        return None
+    ours = store.newest(report)
+    kairs = newest_kair_checkpoint(store.folder.models, report)
+    if ours is None or (kairs is not None and kairs.iteration > ours.iteration):
+        return kairs
+    return ours
 
 
 def _named_checkpoint(state_path: Path) -> Checkpoint:
     if not state_path.exists():
         raise UserError(f"path.resume_state: {state_path} does not exist")
+    if state_path.suffix == ".pth":
+        return kair_checkpoint_at(state_path)
     if state_path.suffix != ".state" or not state_path.stem.isdigit():
-        raise UserError(f"path.resume_state: {state_path}: expected a file like training_states/5000.state")
+        raise UserError(
+            f"path.resume_state: {state_path}: expected a file like training_states/5000.state, or KAIR's "
+            "models/5000_G.pth"
+        )
     store = CheckpointStore(RunFolder(state_path.parent.parent))
     checkpoint = store.complete(int(state_path.stem))
     if checkpoint is None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from atelier.data.batch import Batch
 from atelier.data.loader import TrainingData
 from atelier.errors import RunStopped, UserError
 from atelier.evaluate.best import Best
 from atelier.evaluate.report import write_report
+from atelier.files import atomic_write
 from atelier.options.read import load_run_options
 from atelier.options.schema import RunOptions
 from atelier.options.write import save_run_options
 from atelier.progress import progress
-from atelier.train.checkpoint import Checkpoint, CheckpointStore
+from atelier.train.checkpoint import CheckpointStore
 from atelier.train.distributed import Ranks, ranks_of
 from atelier.train.environment import peak_memory_mb, write_environment
 from atelier.train.folder import RunFolder
 from atelier.train.resume import choose_checkpoint, compare_past
+from atelier.train.starting import Origin, check_start_losses, first_samples, origin_of, start_losses
 from atelier.train.stopping import StopRequest, listening
 from atelier.train.tracking import Tracker, check_trackers
 from atelier.train.trainer import Trainer
@@ -93,7 +97,10 @@ class _Run:
         self.folder = RunFolder(options.run_dir)
         self.suffix = ".safetensors" if options.checkpoint_format == "safetensors" else ".pth"
         self.store = CheckpointStore(self.folder, self.suffix)
+        self.global_batch = options.datasets.train.batch_size_per_gpu * ranks.world
+        self.pictures = 0
         self.notes: list[str] = []
+        self.beginnings: list[str] = []
 
     def go(self, *, auto_resume: bool, accept_changes: bool) -> RunResult:
         """Set up, train, finish."""
@@ -101,17 +108,24 @@ class _Run:
         check_trackers(options.logger)
         # Everything that can be wrong with data and network is found before the older run is moved aside.
         checkpoint = choose_checkpoint(options, self.store, auto_resume=auto_resume, report=self.notes.append)
+        origin = origin_of(options, checkpoint)
         data = self._training_data()
+        self.pictures = len(data)
         validator = Validator(options, ranks, self.folder)
-        trainer = Trainer(options, ranks)
+        samples = first_samples(data) if origin.start is not None and options.path.load == "inherit" else None
+        trainer = Trainer(options, ranks, origin.start, [samples.lq] if samples is not None else None)
         past = {
             **options.model_dump(mode="json"),
-            "global_batch": options.datasets.train.batch_size_per_gpu * ranks.world,
+            "global_batch": self.global_batch,
             "data": data.fingerprint,
         }
-        restored = self._restore(checkpoint, trainer, validator, past, accept=accept_changes)
+        if origin.continues:
+            restored = self._restore(origin, trainer, validator, past, accept=accept_changes)
+        else:
+            restored = []
+            self._begin(origin, trainer, samples)
         if ranks.first:
-            self._open_folder(checkpoint)
+            self._open_folder(origin, trainer)
         ranks.barrier()
         resolved = options.model_dump(mode="json")
         self.tracker = Tracker(
@@ -142,7 +156,7 @@ class _Run:
             scale=options.scale,
             degradation=options.effective_degradation.build(options.scale),
             seed=options.manual_seed,
-            global_batch=options.datasets.train.batch_size_per_gpu * ranks.world,
+            global_batch=self.global_batch,
             rank=ranks.rank,
             world=ranks.world,
             in_channels=options.network_g.in_channels,
@@ -153,21 +167,62 @@ class _Run:
 
     def _restore(
         self,
-        checkpoint: Checkpoint | None,
+        origin: Origin,
         trainer: Trainer,
         validator: Validator,
         past: Mapping[str, Any],
         *,
         accept: bool,
     ) -> list[str]:
-        if checkpoint is None:
-            return []
-        state = checkpoint.load_state()
+        """Go on where the checkpoint stands."""
+        assert origin.checkpoint is not None
+        state = origin.state
         if "past" in state:
             changes = compare_past(state["past"], past, accept=accept, report=self.notes.append)
             if self.ranks.first and any(change.path[0] in {"datasets", "degradation"} for change in changes):
                 self.folder.forget_references()
-        restored = trainer.load(state, checkpoint.models)
+        restored = trainer.load(state, origin.checkpoint)
+        self._check_place(trainer)
+        validator.best = Best.from_json(state["best"]) if state.get("best") else None
+        return restored
+
+    def _begin(self, origin: Origin, trainer: Trainer, samples: Batch | None) -> None:
+        """A new run, which may begin with what another one has learned."""
+        trainer.iteration = origin.iteration
+        report = trainer.start_report
+        if report is None:
+            return
+        path = self.options.path
+        if origin.changes:
+            self.notes.append(f"the architecture changed since the checkpoint: {', '.join(origin.changes)}")
+        if origin.checkpoint is not None:
+            moments = trainer.carry_moments(origin.state, set(report.loaded))
+            trainer.start_report = replace(report, iteration=origin.iteration, optimizer=moments.by_fate)
+            self.beginnings.append(moments.text())
+            how = (
+                "path.resume_iteration: keep"
+                if path.resume_iteration == "keep"
+                else "a new run counts from 0"
+            )
+            self.beginnings.append(
+                f"step: {origin.iteration} ({how}; the checkpoint stood at {origin.state['iter']})"
+            )
+            if moments.reset and self.options.train.warmup_iter <= 0:
+                self.notes.append(
+                    "moments start at zero: train.warmup_iter=500 makes the first steps gentler"
+                )
+        message = None
+        if samples is not None and self.ranks.first:
+            try:
+                self.beginnings.append(
+                    check_start_losses(*start_losses(self.options, trainer.nets["g"], samples))
+                )
+            except UserError as error:
+                message = str(error)
+        self.ranks.agree_on_error(message)
+        self._check_place(trainer)
+
+    def _check_place(self, trainer: Trainer) -> None:
         total = self.options.train.total_iter
         if trainer.iteration > total:
             raise UserError(f"the checkpoint is at step {trainer.iteration}, beyond train.total_iter {total}")
@@ -175,25 +230,29 @@ class _Run:
             self.notes.append(
                 f"already at step {total} of {total}: nothing left to train; raise train.total_iter to go on"
             )
-        validator.best = Best.from_json(state["best"]) if state.get("best") else None
-        return restored
 
-    def _open_folder(self, checkpoint: Checkpoint | None) -> None:
-        """Make the run's folder ready; on a fresh start an older run of this name is renamed, never overwritten."""
-        if checkpoint is None or checkpoint.state_path.parent != self.folder.states:
+    def _open_folder(self, origin: Origin, trainer: Trainer) -> None:
+        """Make the run's folder ready; where a new run begins, an older one of its name is renamed, never lost."""
+        checkpoint = origin.checkpoint
+        in_place = (
+            origin.continues and checkpoint is not None and _same_place(checkpoint.run, self.folder.root)
+        )
+        if in_place and checkpoint is not None:
+            self.folder.keep_metrics_until(checkpoint.iteration)
+            later = self.store.supersede_after(checkpoint.iteration)
+            if later:
+                self.notes.append(f"checkpoints of later steps no longer count: {', '.join(map(str, later))}")
+        else:
             old = self.folder.archive()
             if old is not None:
                 self.notes.append(f"an older run of this name was kept as {old}")
                 if checkpoint is not None and not checkpoint.state_path.exists():
                     self.notes.append("(the checkpoint this run continues from moved with it)")
-        else:
-            self.folder.keep_metrics_until(checkpoint.iteration)
-            later = self.store.supersede_after(checkpoint.iteration)
-            if later:
-                self.notes.append(f"checkpoints of later steps no longer count: {', '.join(map(str, later))}")
         self.folder.create()
         save_run_options(self.options, self.folder.options)
         write_environment(self.folder.root / "environment.json", self.ranks)
+        if trainer.start_report is not None:
+            atomic_write(self.folder.load_report, json.dumps(trainer.start_report.to_json(), indent=1))
 
     def _introduce(self, trainer: Trainer, data: TrainingData, restored: list[str]) -> None:
         options = self.options
@@ -208,8 +267,10 @@ class _Run:
         )
         for note in [*options.warnings(), *self.notes]:
             say(f"note: {note}")
-        if trainer.start_report is not None and not restored:
-            say(trainer.start_report)
+        if trainer.start_report is not None:
+            say(trainer.start_report.text())
+        for line in self.beginnings:
+            say(line)
         if restored:
             say("resumed: " + ", ".join(restored))
 
@@ -258,6 +319,10 @@ class _Run:
                     break
         return metrics
 
+    def _epoch(self, trainer: Trainer) -> int:
+        """How often the pictures have been gone through."""
+        return (trainer.iteration - 1) * self.global_batch // self.pictures
+
     def _should_stop(self, stop: StopRequest, step: int) -> bool:
         if self.ranks.world == 1:
             return bool(stop)
@@ -277,13 +342,12 @@ class _Run:
         means = trainer.meters.means(self.ranks)
         norm = means.pop("grad_norm", None)
         steps, seconds, waiting = pace.take(trainer.iteration)
-        images = self.options.datasets.train.batch_size_per_gpu * self.ranks.world
         record = {
             "kind": "train",
             "iter": trainer.iteration,
             "lr": trainer.learning_rate,
             "losses": means,
-            "images_per_s": images * steps / seconds,
+            "images_per_s": self.global_batch * steps / seconds,
             "data_share": min(waiting / seconds, 1.0),
             "memory_mb": peak_memory_mb(self.ranks.device),
             "grad_norm": norm,
@@ -291,9 +355,8 @@ class _Run:
         self.tracker.record(record)
         if not self.ranks.first:
             return
-        epoch = (trainer.iteration - 1) * images // pace.pictures
         line = self.tracker.train_line(
-            record, self.options.train.total_iter, epoch, (seconds / steps, waiting / steps)
+            record, self.options.train.total_iter, self._epoch(trainer), (seconds / steps, waiting / steps)
         )
         if _terminal() and not self.quiet:
             self.tracker.log_only(line)
@@ -319,8 +382,10 @@ class _Run:
             self.tracker.record(result.to_json(ema=averaged))
         best = validator.best
         assert best is not None
+        epoch = self._epoch(trainer)
         self.tracker.say(
-            f"validation at step {trainer.iteration}\n{validator.table(results)}\n"
+            f"validation at step {trainer.iteration}\n"
+            f"{self.tracker.validation_text(results, epoch, validator.table(results))}\n"
             f"best {best.protocol} on {best.name}: {best.value:.4f} @ {best.iteration} iter"
         )
         return {
@@ -334,6 +399,8 @@ class _Run:
         def save() -> None:
             state = {**trainer.state(), "past": dict(past), "best": best}
             self.store.save(trainer.iteration, trainer.weight_writers(), state)
+            if self.options.path.layout == "kair":
+                trainer.write_kair_files(self.folder.models)
             self.store.prune(self.options.logger.keep_last, trainer.iteration)
 
         self._everywhere(save)
@@ -362,7 +429,6 @@ class _Pace:
     """Seconds per step and the share of them spent waiting for data, validation and saving left out."""
 
     def __init__(self, iteration: int, data: TrainingData) -> None:
-        self.pictures = len(data)
         self._data = data
         self._iteration = iteration
         self._start = time.monotonic()
@@ -394,3 +460,7 @@ class _Pace:
 
 def _terminal() -> bool:
     return sys.stderr.isatty()
+
+
+def _same_place(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()

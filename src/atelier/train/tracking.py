@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atelier.errors import UserError
+from atelier.evaluate.results import ValidationResult
 from atelier.options.schema import LoggerOptions
 from atelier.train.folder import RunFolder
 
@@ -56,6 +57,7 @@ class Tracker:
     ) -> None:
         self.active = active
         self._run_name = run_name
+        self._format = options.log_format
         self._tensorboard: Any = None
         self._wandb: Any = None
         if not active:
@@ -93,8 +95,14 @@ class Tracker:
         self._write_log(text)
 
     def _write_log(self, text: str) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._log.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
+        now = time.time()
+        if self._format == "kair":
+            stamp = (
+                time.strftime("%y-%m-%d %H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d} : "
+            )
+        else:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.localtime(now))
+        self._log.write("".join(f"{stamp}{line}\n" for line in text.splitlines()))
         self._log.flush()
 
     def record(self, record: Mapping[str, Any]) -> None:
@@ -115,7 +123,7 @@ class Tracker:
     def train_line(
         self, record: Mapping[str, Any], total_iter: int, epoch: int, pace: tuple[float, float]
     ) -> str:
-        """BasicSR's line for one print: users parse it, so its beginning keeps that shape.
+        """BasicSR's or KAIR's line for one print: users parse it, so its beginning keeps that shape.
 
         Args:
             record: a ``train`` record of ``metrics.jsonl``.
@@ -124,6 +132,12 @@ class Tracker:
             pace: seconds per step and seconds of it spent waiting for data.
         """
         seconds, waiting = pace
+        if self._format == "kair":
+            terms = record["losses"]
+            # KAIR logs the one loss of its plain training under this name.
+            named = {"G_loss": next(iter(terms.values()))} if len(terms) == 1 else terms
+            losses = " ".join(f"{name}: {value:.3e}" for name, value in named.items())
+            return f"<epoch:{epoch:3d}, iter:{record['iter']:8,d}, lr:{record['lr']:.3e}> {losses} "
         eta = duration((total_iter - record["iter"]) * seconds)
         losses = " ".join(f"{name}: {value:.4e}" for name, value in record["losses"].items())
         line = (
@@ -135,6 +149,23 @@ class Tracker:
         if record.get("grad_norm") is not None:
             line += f" grad_norm: {record['grad_norm']:.3e}"
         return line
+
+    def validation_text(self, results: Mapping[str, ValidationResult], epoch: int, table: str) -> str:
+        """The lines of one validation: ``table``, or KAIR's lines of every picture and the mean of the first metric."""
+        if self._format != "kair":
+            return table
+        lines = []
+        for result in results.values():
+            name, mean = next(iter(result.metrics.items()))
+            unit = "dB" if "psnr" in name.lower() else ""
+            lines += [
+                f"{place:->4d}--> {image:>10s} | {values[name]:<4.2f}{unit}"
+                for place, (image, values) in enumerate(result.images.items(), 1)
+            ]
+            lines.append(
+                f"<epoch:{epoch:3d}, iter:{result.iteration:8,d}, Average {name.upper()} : {mean.value:<.2f}{unit}"
+            )
+        return "\n".join(lines)
 
     def log_only(self, text: str) -> None:
         """A line for ``train.log`` alone (the terminal shows a progress bar)."""

@@ -6,7 +6,7 @@ The trainer knows nothing of files, folders or logs: :mod:`atelier.train.run` dr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,26 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atelier.archs.compiling import compile_blocks
+from atelier.archs.initialise import initialise
 from atelier.archs.load import load_state
-from atelier.archs.weights import StateFile, read_weights, save_weights
+from atelier.archs.load_report import LoadReport
+from atelier.archs.weights import save_weights
+from atelier.compress.start import start_from
 from atelier.data.batch import Batch
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
+from atelier.train.checkpoint import Checkpoint
 from atelier.train.distributed import Ranks
 from atelier.train.ema import EMA
 from atelier.train.gradients import clip_gradients, gradient_norm
 from atelier.train.health import Health
+from atelier.train.kair_checkpoint import write_kair_files
 from atelier.train.meters import Meters
+from atelier.train.moments import Moments, carry_moments
 from atelier.train.optimizers import averaged_weights, guarded_step
+from atelier.train.regularizers import apply_regularizer
+from atelier.train.starting import Start
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,9 +47,17 @@ class Trainer:
     Args:
         options: the run.
         ranks: this process among all of them.
+        start: weights the generator begins with, loaded as ``path.load`` says; None: freshly drawn ones.
+        calibration: inputs [N, C, H, W] for ``path.inherit.calibrate``.
     """
 
-    def __init__(self, options: RunOptions, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        ranks: Ranks,
+        start: Start | None = None,
+        calibration: Sequence[Tensor] | None = None,
+    ) -> None:
         self.options, self.ranks = options, ranks
         self.iteration = 0
         train = options.train
@@ -55,13 +71,10 @@ class Trainer:
         for role, network in self.network_options.items():
             net = network.build().to(ranks.device)
             self.nets[role] = net.to(memory_format=torch.channels_last) if train.channels_last else net
-        if options.path.pretrain_network_g is not None:
-            report = load_state(
-                self.nets["g"], read_weights(options.path.pretrain_network_g, options.path.param_key_g)
-            )
-            self.start_report: str | None = report.text()
-        else:
-            self.start_report = None
+        if train.weight_init is not None:
+            initialise(self.nets["g"], train.weight_init)
+        self.ema = EMA(self.nets["g"], train.ema_decay) if train.ema_decay > 0 else None
+        self.start_report = self._begin_with(start, calibration) if start is not None else None
         self._wrapped = {role: self._wrap(net) for role, net in self.nets.items()}
         self.objective = options.objective.build(
             nets=self._wrapped, losses=train.all_losses, device=ranks.device
@@ -76,10 +89,23 @@ class Trainer:
             self.schedules[role] = train.scheduler.build(
                 optimizer_options.lr, train.total_iter, train.warmup_iter
             )
-        self.ema = EMA(self.nets["g"], train.ema_decay) if train.ema_decay > 0 else None
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=train.precision == "fp16")
         self.health = Health(options.health)
         self.meters = Meters(ranks.device)
+
+    def _begin_with(self, start: Start, calibration: Sequence[Tensor] | None) -> LoadReport:
+        path = self.options.path
+        return start_from(
+            self.nets["g"],
+            start.weights,
+            mode=path.load,
+            average=start.average,
+            average_net=self.ema.net if self.ema is not None else None,
+            average_mode=path.load_ema,
+            options=path.inherit,
+            min_loaded=path.min_loaded,
+            calibration=calibration,
+        )
 
     def _network_options(self) -> dict[str, Any]:
         found = {}
@@ -175,6 +201,10 @@ class Trainer:
                 guarded_step(optimizer, self.health.guard(norm))
         if scaled:
             self.scaler.update()
+        regularizer = self.options.train.regularizer
+        # KAIR leaves the weights of a step that is saved as the optimiser made them.
+        if regularizer is not None and step % self.options.logger.save_checkpoint_freq:
+            apply_regularizer(self.nets["g"], regularizer, step)
         if self.ema is not None:
             self.ema.update()
         return norm_g
@@ -214,6 +244,17 @@ class Trainer:
                 states["params_ema"] = self.ema.state_dict()
             save_weights(path, states, metadata)
 
+    def write_kair_files(self, models: Path) -> None:
+        """The same checkpoint under KAIR's names (:mod:`atelier.train.kair_checkpoint`)."""
+        with self.evaluating():
+            write_kair_files(
+                models,
+                self.iteration,
+                self.nets["g"],
+                self.ema.net if self.ema is not None else None,
+                self.optimizers["g"],
+            )
+
     def state(self) -> dict[str, Any]:
         """Everything beside the weight files that a resume needs; tensors and plain values only."""
         state: dict[str, Any] = {
@@ -222,9 +263,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.values()],
             "schedulers": [],
             "roles": list(self.optimizers),
-            "parameters": {
-                role: [name for name, _ in net.named_parameters()] for role, net in self.nets.items()
-            },
+            "parameters": {role: self._trained_names(role) for role in self.nets},
             "scaler": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
             "meters": self.meters.state_dict(),
@@ -235,46 +274,57 @@ class Trainer:
             state["params_ema"] = self.ema.net.state_dict() if self.ema is not None else None
         return state
 
-    def load(self, state: Mapping[str, Any], models: Mapping[str, Path]) -> list[str]:
-        """Continue from a checkpoint; returns what was restored, one phrase each.
+    def load(self, state: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
+        """Continue from ``checkpoint``, whose ``load_state()`` is ``state``; returns what was restored.
 
         Raises:
             UserError: the checkpoint belongs to another network or other optimisers.
         """
         for role, net in self.nets.items():
-            if role not in models:
+            if role not in checkpoint.models:
                 raise UserError(f"the checkpoint holds no network_{role}")
-            params, average = self._stored_weights(role, state, models[role])
-            load_state(net, params)
+            trained, average = checkpoint.weights(role, state)
+            load_state(net, trained)
             if role == "g" and self.ema is not None:
-                load_state(self.ema.net, average if average is not None else params)
+                load_state(self.ema.net, average if average is not None else trained)
         if list(state.get("roles", ["g"])) != list(self.optimizers):
             raise UserError(
                 f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}"
             )
+        if state.get("kair"):
+            restored = self.carry_moments(state, self._trained_names("g")).text()
+        else:
+            restored = self._load_optimizers(state)
+        self.scaler.load_state_dict(state.get("scaler") or {}) if self.scaler.is_enabled() else None
+        self.objective.load_state_dict(state.get("objective") or {})
+        self.meters.load_state_dict(state.get("meters") or {})
+        self.iteration = int(state["iter"])
+        weights = [f"weights of network_{role} ({checkpoint.models[role].name})" for role in self.nets]
+        weights += ["averaged weights"] if self.ema is not None else []
+        return [*weights, restored, f"step {self.iteration}", "place in the data plan"]
+
+    def _load_optimizers(self, state: Mapping[str, Any]) -> str:
         for optimizer, stored in zip(self.optimizers.values(), state["optimizers"], strict=True):
             try:
                 optimizer.load_state_dict(stored)
             except (ValueError, KeyError) as error:
                 raise UserError(f"the checkpoint's optimiser does not fit this run: {error}") from error
-        self.scaler.load_state_dict(state.get("scaler") or {}) if self.scaler.is_enabled() else None
-        self.objective.load_state_dict(state.get("objective") or {})
-        self.meters.load_state_dict(state.get("meters") or {})
-        self.iteration = int(state["iter"])
         kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
-        restored = [f"weights of network_{role} ({models[role].name})" for role in self.nets]
-        restored += ["averaged weights"] if self.ema is not None else []
-        return [*restored, f"optimiser ({kinds})", f"step {self.iteration}", "place in the data plan"]
+        return f"optimiser ({kinds})"
 
-    def _stored_weights(
-        self, role: str, state: Mapping[str, Any], path: Path
-    ) -> tuple[StateFile, StateFile | None]:
-        if "params" in state:
-            average = state.get("params_ema") if role == "g" else None
-            return (
-                StateFile(state["params"][role], "params", {}, path),
-                StateFile(average, "params_ema", {}, path) if average is not None else None,
-            )
-        params = read_weights(path, "params")
-        wants_average = role == "g" and self.ema is not None
-        return params, read_weights(path) if wants_average else None
+    def carry_moments(self, state: Mapping[str, Any], survivors: Collection[str]) -> Moments:
+        """Take over the generator's moments by name, for the parameters ``survivors`` alone (``train.moments``)."""
+        past = state.get("past")
+        stored_type = past["train"]["optim_g"]["type"] if past else "Adam"
+        stored = state.get("optimizers") or [None]
+        return carry_moments(
+            self.optimizers["g"],
+            self._trained_names("g"),
+            stored[0],
+            state.get("parameters", {}).get("g", []),
+            stored_type=stored_type,
+            survivors=survivors,
+        )
+
+    def _trained_names(self, role: str) -> list[str]:
+        return [name for name, each in self.nets[role].named_parameters() if each.requires_grad]

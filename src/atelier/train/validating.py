@@ -46,6 +46,7 @@ class Validator:
         self._restore = restorer(
             options.scale,
             tile=options.val.tile,
+            padding=options.val.padding,
             size_multiple=network.size_multiple,
             receptive_radius=network.receptive_radius,
             device=ranks.device,

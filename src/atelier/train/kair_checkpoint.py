@@ -1,0 +1,161 @@
+"""KAIR's checkpoints: ``models/N_G.pth``, ``N_E.pth`` and ``N_optimizerG.pth``, bare and without a manifest.
+
+KAIR takes the largest N of each kind alone and mixes what it finds; here a checkpoint is a set that has every kind
+the folder holds at all, and each of its files must be readable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from atelier.archs.load import options_of
+from atelier.archs.network_options import NetworkOptions
+from atelier.archs.weights import StateFile, read_weights, written_state
+from atelier.errors import UserError
+from atelier.files import atomic_path
+from atelier.train.checkpoint import Checkpoint
+
+_NAME = re.compile(r"(\d+)_(G|E|optimizerG)\.pth")
+# Not parameters, whatever the network: its optimiser knows nothing of them.
+_BUFFERS = (
+    "attn_mask",
+    "relative_position_index",
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+)
+
+
+@dataclass(frozen=True)
+class KairCheckpoint(Checkpoint):
+    """One set of KAIR's files; ``state_path`` is ``N_G.pth``."""
+
+    average: Path | None = None
+    optimizer: Path | None = None
+
+    def load_state(self) -> dict[str, Any]:
+        """The step, and the optimiser with the names of its parameters, in the shape of a state of ours."""
+        state: dict[str, Any] = {"iter": self.iteration, "roles": ["g"], "kair": True}
+        if self.optimizer is not None:
+            weights = read_weights(self.state_path)
+            state["optimizers"] = [_read_optimizer(self.optimizer)]
+            state["parameters"] = {"g": parameter_names(weights.state, options_of(weights))}
+        return state
+
+    def weights(self, role: str, state: Mapping[str, Any]) -> tuple[StateFile, StateFile | None]:
+        """(``N_G.pth``, ``N_E.pth`` if it is there)."""
+        return (
+            read_weights(self.models[role]),
+            read_weights(self.average) if self.average is not None else None,
+        )
+
+
+def newest_kair_checkpoint(
+    models: Path, report: Callable[[str], None] | None = None
+) -> KairCheckpoint | None:
+    """The newest complete, readable set in ``models``; newer ones that are not are named through ``report``."""
+    kinds: dict[str, set[int]] = {}
+    if models.is_dir():
+        for entry in models.iterdir():
+            match = _NAME.fullmatch(entry.name)
+            if match:
+                kinds.setdefault(match[2], set()).add(int(match[1]))
+    if "G" not in kinds:
+        return None
+    for iteration in sorted(set.union(*kinds.values()), reverse=True):
+        absent = [
+            f"{iteration}_{kind}.pth" for kind, found in sorted(kinds.items()) if iteration not in found
+        ]
+        try:
+            if absent:
+                raise UserError(f"{', '.join(absent)} is missing")
+            return _checked(models, iteration, set(kinds))
+        except UserError as error:
+            if report is not None:
+                report(
+                    f"checkpoint {models / f'{iteration}_G.pth'} is incomplete, going back to an older one: {error}"
+                )
+    return None
+
+
+def kair_checkpoint_at(path: Path) -> KairCheckpoint:
+    """The set that ``models/N_G.pth`` belongs to.
+
+    Raises:
+        UserError: the name has another form, or a file of the set is missing or unreadable.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None or match[2] != "G":
+        raise UserError(
+            f"path.resume_state: {path}: expected training_states/N.state, or KAIR's models/N_G.pth"
+        )
+    iteration = int(match[1])
+    beside = {kind for kind in ("G", "E", "optimizerG") if (path.parent / f"{iteration}_{kind}.pth").exists()}
+    return _checked(path.parent, iteration, beside)
+
+
+def _checked(models: Path, iteration: int, kinds: set[str]) -> KairCheckpoint:
+    paths = {kind: models / f"{iteration}_{kind}.pth" for kind in kinds}
+    for kind, path in paths.items():
+        _ = _read_optimizer(path) if kind == "optimizerG" else read_weights(path)
+    return KairCheckpoint(
+        iteration, paths["G"], {"g": paths["G"]}, average=paths.get("E"), optimizer=paths.get("optimizerG")
+    )
+
+
+def _read_optimizer(path: Path) -> dict[str, Any]:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        for entry in stored["state"].values():
+            # Older versions of PyTorch kept a plain number.
+            entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float32)
+    except Exception as error:  # torch raises a different type for each kind of damage
+        raise UserError(f"{path} cannot be read as an optimiser: {str(error).splitlines()[0]}") from None
+    return dict(stored)
+
+
+def parameter_names(file_state: Mapping[str, Tensor], options: NetworkOptions | None) -> list[str | None]:
+    """Our names of the parameters in ``file_state`` by position; None for one that our network does without."""
+    names: list[str | None] = []
+    for key, value in file_state.items():
+        if key.rpartition(".")[2] in _BUFFERS:
+            continue
+        own = options.network_state({key: value})[0] if options is not None else {key: value}
+        names.append(next(iter(own), None))
+    return names
+
+
+def write_kair_files(
+    models: Path, iteration: int, net: nn.Module, average: nn.Module | None, optimizer: Optimizer
+) -> None:
+    """Write ``N_G.pth``, ``N_E.pth`` and ``N_optimizerG.pth`` as KAIR reads them.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    files: dict[str, Any] = {"G": written_state(net)}
+    if average is not None:
+        files["E"] = written_state(average)
+    options = getattr(net, "options", None)
+    ours = {name: place for place, name in enumerate(name for name, _ in net.named_parameters())}
+    stored = optimizer.state_dict()
+    names = parameter_names(files["G"], options if isinstance(options, NetworkOptions) else None)
+    files["optimizerG"] = {
+        "state": {
+            place: stored["state"][ours[name]]
+            for place, name in enumerate(names)
+            if name is not None and ours[name] in stored["state"]
+        },
+        "param_groups": [{**stored["param_groups"][0], "params": list(range(len(names)))}],
+    }
+    for kind, content in files.items():
+        with atomic_path(models / f"{iteration}_{kind}.pth") as temporary:
+            torch.save(content, temporary)

@@ -1,0 +1,97 @@
+"""An optimiser's moments carried over by parameter name, for networks that are no longer quite the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+# Kept for these two alone: the same two moments, whatever the decay. Others hold weights or a velocity whose
+# meaning ends with the network they belonged to.
+_CARRIED = frozenset({"Adam", "AdamW"})
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What became of the moments of every parameter that is trained now.
+
+    Attributes:
+        restored: parameters that go on with their moments and their own step count.
+        reset: parameters whose moments start at zero.
+        why: one reason that holds for all of ``reset``, None where each has its own (it is new or changed shape).
+    """
+
+    restored: tuple[str, ...]
+    reset: tuple[str, ...]
+    why: str | None = None
+
+    def text(self) -> str:
+        """Lines for the log; at most ten parameters are named."""
+        total = len(self.restored) + len(self.reset)
+        lines = [f"Optimiser: moments of {len(self.restored)} of {total} parameters restored"]
+        if self.reset:
+            why = f" ({self.why})" if self.why else ""
+            lines[0] += f"; {len(self.reset)} start at zero{why}:"
+            lines += [f"  - {name}" for name in self.reset[:_LISTED]]
+            if len(self.reset) > _LISTED:
+                lines.append(f"  ... and {len(self.reset) - _LISTED} more")
+        return "\n".join(lines)
+
+    @property
+    def by_fate(self) -> dict[str, tuple[str, ...]]:
+        """The two lists under their names, as a load report keeps them."""
+        return {"restored": self.restored, "reset": self.reset}
+
+
+def carry_moments(
+    optimizer: Optimizer,
+    names: Sequence[str],
+    stored: Mapping[str, Any] | None,
+    stored_names: Sequence[str | None],
+    *,
+    stored_type: str,
+    survivors: Collection[str],
+) -> Moments:
+    """Give ``optimizer`` the stored moments of every parameter in ``survivors``; all others start afresh.
+
+    Args:
+        optimizer: freshly built over the parameters ``names``, in that order.
+        names: names of its parameters.
+        stored: a ``state_dict`` of the former optimiser, None where there is none.
+        stored_names: names of the parameters by position in ``stored``; None at a place that no longer exists.
+        stored_type: name of the former optimiser's class.
+        survivors: parameters whose weights were loaded unchanged.
+
+    Returns:
+        What was restored and what was not. Learning rate and the like are those of ``optimizer``'s own options.
+    """
+    if stored is None:
+        return Moments((), tuple(names), "the checkpoint holds no optimiser")
+    if type(optimizer).__name__ not in _CARRIED or stored_type not in _CARRIED:
+        kinds = f"from {stored_type} to {type(optimizer).__name__}"
+        return Moments((), tuple(names), f"moments are not carried {kinds}")
+    places = {name: place for place, name in enumerate(stored_names) if name is not None}
+    fresh = optimizer.state_dict()
+    indices = [index for group in fresh["param_groups"] for index in group["params"]]
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    restored, reset = [], []
+    for name, index, parameter in zip(names, indices, parameters, strict=True):
+        entry = stored["state"].get(places[name]) if name in places and name in survivors else None
+        if entry is not None and _fits(entry, parameter):
+            fresh["state"][index] = dict(entry)
+            restored.append(name)
+        else:
+            reset.append(name)
+    optimizer.load_state_dict(fresh)
+    return Moments(tuple(restored), tuple(reset))
+
+
+def _fits(entry: Mapping[str, Any], parameter: Tensor) -> bool:
+    moments = [entry.get("exp_avg"), entry.get("exp_avg_sq")]
+    return "step" in entry and all(
+        isinstance(each, Tensor) and each.shape == parameter.shape for each in moments
+    )
