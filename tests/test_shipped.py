@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,45 @@ from support import REPOSITORY
 FILES = sorted((REPOSITORY / "options").rglob("*.yml"))
 
 
-def bundled(options_file: Path, root: Path) -> list[str]:
+def stated_variants(options_file: Path) -> list[list[str]]:
+    """The overrides that a template's comments offer: lines indented by three, variants of a line apart by six.
+
+    A line that begins with ``train.`` goes on where the one before ended.
+    """
+    variants: list[list[str]] = []
+    for line in options_file.read_text().splitlines():
+        if not re.match(r"#   \S", line) or line.startswith("#   atelier"):
+            continue
+        groups = [shlex.split(group) for group in re.split(r" {6,}", line[4:])]
+        if line.startswith("#   train."):
+            variants[-1] += groups[0]
+        else:
+            variants += groups
+    return variants
+
+
+VARIANTS = [
+    pytest.param(path, overrides, id=f"{path.stem}-{' '.join(overrides)[:60]}")
+    for path in FILES
+    for overrides in stated_variants(path)
+]
+
+
+def bundled(options_file: Path, root: Path, given: list[str] | None = None) -> list[str]:
     """Overrides that point a shipped file at the bundled photographs and make its networks small enough for a test."""
-    options = load_run_options(options_file)
+    options = load_run_options(options_file, given or [])
     grey = options.network_g.in_channels == 1
-    train = "[camera, moon]" if grey else "[coffee, rocket]"
+    train = "[camera, coffee]" if grey else "[coffee, rocket]"
     val = "[coins]" if grey else "[chelsea]"
     overrides = [
+        *(given or []),
         f"path.experiments_root={root}",
         "datasets.train.dataroot_gt=bundled",
         "datasets.val.dataroot_gt=bundled",
         f"datasets.train.pictures={train}",
         f"datasets.val.pictures={val}",
         "datasets.train.batch_size_per_gpu=2",
-        f"datasets.train.gt_size={16 * options.scale}",
+        f"datasets.train.gt_size={2 * max(8, options.network_g.size_multiple) * options.scale}",
         "datasets.train.num_worker_per_gpu=0",
         "val.tile=64",
     ]
@@ -44,6 +70,62 @@ def test_shipped_option_file_runs(path: Path, tmp_path: Path) -> None:
 
     text = debug_run(load_run_options(path, bundled(path, tmp_path)))
     assert "resumes" in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_swinir_templates_are_of_one_screen_and_offer_variants(path: Path) -> None:
+    if path.parent.name == "swinir":
+        assert len(path.read_text().splitlines()) <= 60
+        assert stated_variants(path)
+
+
+@pytest.mark.parametrize(("path", "overrides"), VARIANTS)
+def test_what_the_comments_offer_is_valid(path: Path, overrides: list[str]) -> None:
+    options = load_run_options(path, overrides)
+    assert options.warnings() == []
+    assert options != load_run_options(path)
+    options.effective_degradation.build(options.scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "overrides"),
+    [v for v in VARIANTS if not any("pretrain_network_g" in each for each in v.values[1])],
+)
+def test_what_the_comments_offer_runs(path: Path, overrides: list[str], tmp_path: Path) -> None:
+    from atelier.train.debug import debug_run
+
+    assert "resumes" in debug_run(load_run_options(path, bundled(path, tmp_path, overrides)))
+
+
+#: Template, overrides, number of the official network's parameters (with position bias tables).
+OFFICIAL = [
+    ("classical", ["scale=2"], 11_752_487),
+    ("classical", ["scale=3"], 11_937_127),
+    ("classical", [], 11_900_199),
+    ("classical", ["scale=8"], 12_047_911),
+    ("lightweight", ["scale=2"], 910_152),
+    ("lightweight", ["scale=3", "datasets.train.gt_size=192"], 918_267),
+    ("lightweight", [], 929_628),
+    ("real_m", ["scale=2"], 11_678_631),
+    ("real_m", [], 11_715_559),
+    ("real_l", [], 28_013_059),
+    ("denoise_grey", [], 11_497_681),
+    ("denoise_color", [], 11_504_163),
+    ("jpeg_grey", [], 11_485_585),
+    ("jpeg_color", [], 11_492_067),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "parameters"), OFFICIAL)
+def test_templates_hold_the_official_networks(name: str, overrides: list[str], parameters: int) -> None:
+    import torch
+
+    options = load_run_options(REPOSITORY / "options" / "swinir" / f"{name}.yml", overrides).network_g
+    with torch.device("meta"):
+        net = options.build()
+    assert sum(tensor.numel() for tensor in net.parameters()) == parameters
+    assert options.img_range == (255 if name.startswith("jpeg") else 1)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
