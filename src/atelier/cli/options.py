@@ -1,4 +1,4 @@
-"""``atelier options check|schema``: look at an option file before running it. Nothing here loads torch."""
+"""``atelier options check|convert|schema``: look at an option file before running it. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -43,6 +43,40 @@ def check(
             typer.echo(f"{file}: warning: {warning}")
     if failed:
         raise typer.Exit(2)
+
+
+@app.command()
+def convert(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE.json [KEY=VALUE]...",
+            help="KAIR's option file, and overrides by our names, for example train.total_iter=2000.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="YAML file to write; default: print it.", show_default=False),
+    ] = None,
+) -> None:
+    """A KAIR option file as YAML of ours; what there is to know about it goes to standard error."""
+    from atelier.errors import UserError
+    from atelier.options.kair_text import converted_text
+
+    files, overrides = split_arguments(arguments)
+    if len(files) != 1:
+        raise UserError(f"options convert takes one file, given {len(files)}: {', '.join(files)}")
+    text, notes = converted_text(files[0], overrides)
+    for note in notes:
+        typer.echo(note, err=True)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from atelier.files import atomic_write
+
+    atomic_write(output, text)
+    typer.echo(f"wrote {output}")
 
 
 @app.command()

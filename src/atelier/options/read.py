@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
+from atelier.options.kair import convert, is_kair
+from atelier.options.kair_conversion import KairTree
 from atelier.options.messages import validate_tree
 from atelier.options.overrides import OptionTree, apply_overrides
 from atelier.options.schema import MODELS_WITH_COMPONENTS, RunOptions
@@ -22,11 +25,12 @@ def load_run_options(
     """Read, override and check the options of a run.
 
     Args:
-        source: an option file (YAML, or JSON with comments), its content as a dict, or checked options.
+        source: an option file (YAML, JSON with comments, KAIR's JSON), its content as a dict, or checked options.
         overrides: ``key=value`` arguments, for example ``train.total_iter=2000``.
 
     Returns:
-        The checked options, with the components of ``plugins`` known.
+        The checked options, with the components of ``plugins`` known. What there is to say about a KAIR file that
+        was converted on the way stands first among their ``warnings()``.
 
     Raises:
         UserError: every problem at once, one line each, naming file and line.
@@ -36,10 +40,32 @@ def load_run_options(
             return source
         source = source.model_dump(mode="json")
     written: OptionFile | dict[str, Any] = source if isinstance(source, dict) else read_option_file(source)
-    tree = apply_overrides(written, overrides)
+    notes: list[str] = []
+    tree: OptionTree
+    if is_kair(written.data if isinstance(written, OptionFile) else written):
+        # KAIR states the batch of all processes together, so the share of each follows from their number.
+        tree, notes = read_kair(written, overrides, processes=int(os.environ.get("WORLD_SIZE", "1")))
+    else:
+        tree = apply_overrides(written, overrides)
     if import_plugins(tree):
         rebuild_models()
-    return validate_tree(RunOptions, tree)
+    options = validate_tree(RunOptions, tree)
+    options._notes.extend(notes)
+    return options
+
+
+def read_kair(
+    source: OptionFile | dict[str, Any], overrides: Sequence[str] = (), processes: int | None = None
+) -> tuple[KairTree, list[str]]:
+    """A KAIR file as options of ours, not yet checked, with overrides (of our keys) put in; and notes on it.
+
+    See :func:`atelier.options.kair.convert` for ``processes``.
+    """
+    file = source if isinstance(source, OptionFile) else OptionFile("", source)
+    converted, notes = convert(file, processes)
+    base = OptionFile(file.name, converted.data, converted.lines) if file.name else converted.data
+    tree = apply_overrides(base, overrides)
+    return KairTree(tree.name, tree.data, tree.lines, tree.overrides, converted.sources), notes
 
 
 def import_plugins(tree: OptionTree) -> bool:
