@@ -17,8 +17,8 @@ State = Mapping[str, Tensor]
 
 def calibrated(
     old: NetworkOptions, old_state: State, new: NetworkOptions, new_state: State, pictures: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """``new_state`` with the weight of every LayerNorm that both networks have rescaled.
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """``new_state`` with the weight of every LayerNorm that both networks have rescaled, and the keys that changed.
 
     A LayerNorm divides by the spread over its channels; another set of channels has another spread. Each weight becomes
     that of the plain carry-over (without the factor sqrt(C_old / C_new) of a growing network) times the measured ratio
@@ -61,7 +61,8 @@ def calibrated(
 
     with _watched(_network(new, new_state), adjust) as net:
         net(batch)
-    return state
+    changed = tuple(key for key, value in state.items() if not torch.equal(value, new_state[key]))
+    return state, changed
 
 
 def _batch(pictures: Sequence[Tensor]) -> Tensor:

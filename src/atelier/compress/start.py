@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from atelier.archs.load import compare, load_state, options_of, require_usable
-from atelier.archs.load_report import LoadMode, LoadReport
+from atelier.archs.load_report import Inherited, LoadMode, LoadReport
 from atelier.archs.network_options import NetworkOptions
 from atelier.archs.weights import StateFile
 from atelier.compress.calibrate import calibrated
@@ -118,10 +118,14 @@ class _Inheritance:
             state, inherited = self.plan.apply(old_state, self.fresh)
         except UserError as error:
             raise UserError(f"{_name(file)}: {error}") from None
-        if self.calibration is not None:
-            state = calibrated(self.old, old_state, self.new, state, self.calibration)
-        plain, _ = compare(net, replace(file, state=old_state), "inherit")
         loaded = self.plan.loaded
+        if self.calibration is not None:
+            state, adjusted = calibrated(self.old, old_state, self.new, state, self.calibration)
+            loaded = tuple(key for key in loaded if key not in adjusted)
+            for key in adjusted:
+                shapes = tuple(old_state[key].shape), tuple(state[key].shape)
+                inherited[key] = Inherited("LayerNorm, calibrated", *shapes, min(shapes)[0])
+        plain, _ = compare(net, replace(file, state=old_state), "inherit")
         carried = {*loaded, *inherited}
         report = LoadReport(
             path=plain.path,
