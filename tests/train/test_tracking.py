@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -106,3 +107,26 @@ def test_first_signal_asks_second_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_kair_lines(tmp_path: Path) -> None:
+    """KAIR's formats, letter by letter: scripts that plot its logs read these."""
+    from atelier.evaluate.results import MetricMean, ValidationResult
+
+    folder = RunFolder(tmp_path)
+    folder.create()
+    options = LoggerOptions(log_format="kair", use_tb_logger=False)
+    tracker = Tracker(folder, options, "dn", {})
+    record = {"iter": 11, "lr": 2e-4, "losses": {"l_g_pix": 4.75}}
+    line = tracker.train_line(record, 100, 0, (0.1, 0.0))
+    assert line == "<epoch:  0, iter:      11, lr:2.000e-04> G_loss: 4.750e+00 "
+    mean = MetricMean(28.312, "PSNR-RGB (crop 1)", True)
+    result = ValidationResult("t", {"t.png": {"psnr": 28.314}}, {"psnr": mean}, 11)
+    text = tracker.validation_text({"t": result}, 0, "")
+    assert text.splitlines() == [
+        "---1-->      t.png | 28.31dB",
+        "<epoch:  0, iter:      11, Average PSNR : 28.31dB",
+    ]
+    tracker.log_only("x")
+    tracker.close()
+    assert re.fullmatch(r"\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} : x\n", folder.log.read_text())
