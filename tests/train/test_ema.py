@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from atelier.archs.dncnn import DnCNN
 from atelier.train.ema import EMA
 
 
@@ -143,3 +144,23 @@ def test_regional_compile_stays_outside():
     net[0].compile(backend="eager")
     ema = EMA(net, 0.9)
     assert list(ema.state_dict()) == list(network().state_dict())
+
+
+def test_an_averaged_dncnn_equals_the_network_once_its_weights_do():
+    """Its running statistics come along, so nothing is left that differs."""
+    torch.manual_seed(0)
+    net = DnCNN(1, 1, 6, 5, "BR")
+    ema = EMA(net, 0.9)
+    picture = torch.rand(2, 1, 12, 12)
+    for step in range(3):
+        with torch.no_grad():
+            for param in net.parameters():
+                param.add_(0.05 * torch.randn(param.shape, generator=torch.Generator().manual_seed(step)))
+        net(picture)
+        ema.update()
+    assert not torch.allclose(ema.net(picture), net.eval()(picture), atol=1e-4)
+    net.train()
+    for _ in range(300):
+        ema.update()  # 0.9 to the 300th is nothing in float32
+    torch.testing.assert_close(ema.net(picture), net.eval()(picture), rtol=0, atol=1e-5)
+    assert int(ema.net.model[3].num_batches_tracked) == 3

@@ -66,9 +66,12 @@ class RRDBNetOptions(NetworkOptions):
 
     @property
     def receptive_radius(self) -> int:
-        """In pixels of the trunk: 15 a block, 2 around the blocks, and 2 for the four convolutions after them."""
-        trunk = 15 * self.num_block + 4
-        return self.unshuffle * (trunk + 1) - 1
+        """In pixels of the trunk: 15 a block, 2 around the blocks, and 2 for the four convolutions after them.
+
+        Only the outermost results inside a pixel of the trunk see those last 2, so a square of unshuffled pixels adds
+        nothing to its side times that number.
+        """
+        return self.unshuffle * (15 * self.num_block + 4)
 
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
