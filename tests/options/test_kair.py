@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from atelier.errors import UserError
 from atelier.options.kair import convert, is_kair
+from atelier.options.kair_conversion import Conversion
 from atelier.options.kair_datasets import lq_template
-from atelier.options.kair_table import KEYS, markdown_table
+from atelier.options.kair_table import KEYS, find_key, markdown_table
 from atelier.options.kair_text import converted_text
 from atelier.options.read import load_run_options
 from atelier.options.source import OptionFile, read_option_file
@@ -313,9 +314,8 @@ def test_keys_without_use_are_named_with_line_and_reason(tmp_path: Path) -> None
     notes = convert(read_option_file(path))[1]
     line = next(place for place, text in enumerate(lines, 1) if '"gc"' in text)
     assert f"{path}:{line}: netG.gc: does nothing: net_type 'dncnn' does not read it" in notes
-    assert any("merge_bn: does nothing: BatchNorm is not folded" in note for note in notes)
+    assert any("merge_bn, merge_bn_startpoint: do nothing: BatchNorm is not folded" in note for note in notes)
     assert any("sigma: does nothing: KAIR reads the data set's own" in note for note in notes)
-    assert load_run_options(path).warnings()[: len(notes) - 1] != []
 
 
 def test_notes_are_among_the_warnings(tmp_path: Path) -> None:
@@ -460,3 +460,65 @@ def test_plain_json_of_kairs_own_dump_is_read(tmp_path: Path) -> None:
     path = tmp_path / "dump.json"
     path.write_text(json.dumps(data, indent=2))
     assert convert(read_option_file(path))[0].data == tree_of(PLAIN["grey_dn"])
+
+
+ODD: list[Any] = [None, "x", "", [], {}, [1, "x"], {"x": 1}, 3, 0, -1, True, 1.5, 10**30]
+
+
+@pytest.mark.parametrize("name", ["real_psnr", "elsa_large"])
+def test_a_value_of_any_kind_anywhere_is_read_or_refused(name: str) -> None:
+    """Whatever stands in place of a value or a whole section: options, or one message to the user."""
+    places = [*_leaves(PLAIN[name]), ("path",), ("datasets",), ("datasets", "test"), ("netG",), ("train",)]
+    for place in places:
+        for odd in ODD:
+            data = copy.deepcopy(PLAIN[name])
+            holder: Any = data
+            for part in place[:-1]:
+                holder = holder[part]
+            holder[place[-1]] = odd
+            try:
+                load_run_options(data)
+            except UserError as error:
+                assert str(error), (place, odd)
+
+
+def test_older_names_of_jpeg_files() -> None:
+    data = changed("jpeg", n_channels=1)
+    for key in ("train", "test"):
+        levels = {"quality_factor": 30, "quality_factor_test": 20}
+        holder = data["datasets"][key]
+        for name, value in levels.items():
+            del holder[name]
+            holder[name.replace("_factor", "")] = value
+        holder["dataset_type"] = "deblocking"
+    tree = tree_of(data)
+    assert tree["degradation"]["quality"] == 30
+    assert tree["datasets"]["val"]["degradation"]["quality"] == 20
+    assert "datasets.test.quality: does nothing in testing: quality_test is there" in notes_of(data)
+
+
+def test_without_the_last_look_a_key_would_pass_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of every key has teeth: it fails once unread keys are no longer looked for."""
+    data = changed("grey_dn", merge_bn=True)
+    assert _answered(data, PLAIN["grey_dn"], "merge_bn")
+    monkeypatch.setattr("atelier.options.kair_conversion.Conversion.finish", lambda self: None)
+    assert not _answered(data, PLAIN["grey_dn"], "merge_bn")
+
+
+def test_every_key_that_is_read_stands_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the document, which is made of the table, cannot leave out a key that means something."""
+    read: set[tuple[str, str]] = set()
+
+    def collect(conversion: Conversion) -> None:
+        for path in conversion._read:
+            section = (
+                "datasets" if path[0] == "datasets" and len(path) == 3 else str(path[0]) if path[1:] else ""
+            )
+            if not (path[0] == "datasets" and len(path) == 2):
+                read.add((section, str(path[-1])))
+
+    monkeypatch.setattr(Conversion, "finish", collect)
+    for data in PLAIN.values():
+        convert(OptionFile("", data))
+    assert len(read) > 70
+    assert [place for place in sorted(read) if find_key(*place) is None] == []

@@ -46,7 +46,7 @@ def convert(file: OptionFile, processes: int | None = None) -> tuple[KairTree, l
     conversion = Conversion(file.name or None, file.data, file.lines)
     if conversion.get("model") != "plain":
         kind = conversion.get("model")
-        what = f" ({_MODELS[kind]})" if kind in _MODELS else ""
+        what = f" ({_MODELS[kind]})" if isinstance(kind, str) and kind in _MODELS else ""
         raise conversion.error(f"given {show(kind)}, not supported yet{what}; supported: 'plain'", ("model",))
     with conversion.problems_first():
         processes = _convert_top(conversion, processes)
@@ -60,6 +60,8 @@ def convert(file: OptionFile, processes: int | None = None) -> tuple[KairTree, l
 
 def _convert_top(conversion: Conversion, processes: int | None) -> int:
     """Name, folders, devices; the number of processes."""
+    if not conversion.has("task"):
+        conversion.problem("task is missing: the name of the run", ())
     conversion.move(("task",), "name")
     conversion.put("objective", "pixel", ("model",))
     conversion.sections(("path",))

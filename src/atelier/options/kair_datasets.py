@@ -96,7 +96,7 @@ def _convert_train(conversion: Conversion, processes: int) -> None:
         if degradation is not None:
             _put_degradation(conversion, "degradation", "train", degradation)
     scale = conversion.get("scale", default=1)
-    if kind == "blind" and isinstance(scale, int) and conversion.has(*source, "lq_patchsize"):
+    if kind == "blind" and isinstance(scale, int) and scale > 0 and conversion.has(*source, "lq_patchsize"):
         patch, size = conversion.get(*source, "lq_patchsize"), conversion.get(*source, "H_size", default=256)
         if isinstance(patch, int) and isinstance(size, int) and patch * scale != size:
             conversion.problem(
@@ -127,11 +127,11 @@ def _begin(conversion: Conversion, key: str, ours: str) -> str:
     conversion.sections(source)
     conversion.put(ours, {}, source)
     written = conversion.get(*source, "dataset_type")
-    word = written.lower() if isinstance(written, str) else written
+    word = written.lower() if isinstance(written, str) else ""
     place = (*source, "dataset_type")
     if word in _REFUSED:
         raise conversion.error(f"given {show(written)}, not supported: {_REFUSED[word]}", place)
-    if word is not None and str(word).startswith("video"):
+    if word.startswith("video"):
         raise conversion.error(f"given {show(written)}, not supported: video is not trained here", place)
     if word not in _TYPES:
         raise conversion.error(f"given {show(written)}, not supported; supported: {', '.join(_TYPES)}", place)
@@ -144,7 +144,7 @@ def _begin(conversion: Conversion, key: str, ours: str) -> str:
     conversion.move((*source, "dataroot_H"), f"{ours}.dataroot_gt")
     # KAIR's reader turns every picture into the network's channels.
     conversion.put(f"{ours}.convert_channels", True)
-    kind = _TYPES[str(word)]
+    kind = _TYPES[word]
     if kind == "jpeg" and channels(conversion)[0] == 1:
         # KAIR trains on Y and on OpenCV's grey in turn, and tests on Y.
         conversion.put(f"{ours}.grey_from", "mixed" if key == "train" else "y", place)

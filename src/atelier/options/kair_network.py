@@ -49,6 +49,8 @@ _NETWORKS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         ("in_nc", "out_nc", "nc", "nb"),
     ),
 }
+#: What SwinIR's files always hold; where one does not, KAIR fails and ours goes on with this.
+_SWINIR_USUAL = {"img_size": 64, "img_range": 1.0, "resi_connection": "1conv"}
 _ELSA = {"elsa_kernel_size": ("kernel_size", 7), "elsa_lam": ("lam", 1), "elsa_gamma": ("gamma", 1)}
 _HONOURED = frozenset(
     {
@@ -68,7 +70,7 @@ def convert_network(conversion: Conversion) -> None:
     conversion.sections(("netG",))
     conversion.put("network_g", {}, ("netG",))
     kind = conversion.get("netG", "net_type")
-    if kind not in _NETWORKS:
+    if not isinstance(kind, str) or kind not in _NETWORKS:
         raise conversion.error(
             f"given {show(kind)}, not supported; supported: {', '.join(_NETWORKS)}", ("netG", "net_type")
         )
@@ -87,6 +89,10 @@ def convert_network(conversion: Conversion) -> None:
             conversion.note("KAIR ignores it; honoured here", ("netG", theirs))
         conversion.move(("netG", theirs), f"network_g.{name}")
     if kind == "swinir":
+        for name, usual in _SWINIR_USUAL.items():
+            conversion.put(
+                f"network_g.{name}", conversion.need("netG", name, otherwise=usual), ("netG", name)
+            )
         _convert_elsa(conversion)
     _check_scale(conversion)
     _convert_start(conversion)

@@ -8,6 +8,7 @@ of KAIR (github.com/cszn/KAIR, option files of SwinIR, DnCNN, MSRResNet and BSRG
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Key:
 
 _DUMPED = "KAIR writes it into the option files it saves; worked out anew here"
 _HONOURED = "KAIR ignores it; honoured here"
+_MERGE = "BatchNorm is not folded into the convolutions: evaluated, both compute the same"
 _GAN = "only the GAN trainer reads it"
 
 KEYS: tuple[Key, ...] = (
@@ -48,7 +50,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "", "merge_bn", "", "BatchNorm is not folded into the convolutions: evaluated, both compute the same"
     ),
-    Key("", "merge_bn_startpoint", "", "see `merge_bn`"),
+    Key("", "merge_bn_startpoint", "", _MERGE),
     Key("", "find_unused_parameters", "", "the networks here have no unused parameters"),
     Key("", "use_static_graph", "", "the networks here have no unused parameters"),
     Key("", "path", "path", ""),
@@ -69,13 +71,13 @@ KEYS: tuple[Key, ...] = (
         "KAIR's trainers ignore it; honoured here where nothing can be resumed",
     ),
     Key("path", "pretrained_netE", "path.pretrain_network_ema", "as `pretrained_netG`"),
-    Key("path", "pretrained_netD", "", _GAN),
     Key("path", "pretrained_optimizerG", "", "KAIR never reads it; a resumed run restores its own optimiser"),
+    Key("path", "pretrained_netD", "", _GAN),
     Key("path", "pretrained_optimizerD", "", _GAN),
+    Key("path", "strict_netD", "", _GAN),
     Key("path", "ignore_resume_network", "path.resume", "true: `never`; else `auto`, KAIR's own way"),
     Key("path", "strict_netG", "", "KAIR never reads it; see `train.G_param_strict`"),
     Key("path", "strict_netE", "", "KAIR never reads it; see `train.E_param_strict`"),
-    Key("path", "strict_netD", "", _GAN),
     Key("path", "task", "", _DUMPED),
     Key("path", "log", "", _DUMPED),
     Key("path", "options", "", _DUMPED),
@@ -89,7 +91,12 @@ KEYS: tuple[Key, ...] = (
         "`sr`, `dncnn`, `dnpatch`, `jpeg`, `plain`, `plainpatch`, `blindsr` and their aliases; others are refused",
     ),
     Key("datasets", "dataroot_H", "datasets.*.dataroot_gt", "a folder or a list of folders"),
-    Key("datasets", "dataroot_L", "datasets.*.dataroot_lq", "pairs are matched by name, not by position"),
+    Key(
+        "datasets",
+        "dataroot_L",
+        "datasets.*.dataroot_lq",
+        "pairs are matched by name (`NAME`, or `NAMEx4` at scale 4), not by position",
+    ),
     Key("datasets", "H_size", "datasets.train.gt_size", "a multiple of scale and window"),
     Key(
         "datasets",
@@ -227,11 +234,18 @@ def key_names(section: str) -> list[str]:
 
 
 def markdown_table() -> str:
-    """The table as it stands in ``docs/from-kair.md``."""
+    """The table as it stands in ``docs/from-kair.md``; neighbours of which the same is said share a row."""
     rows = ["| KAIR | here | |", "|---|---|---|"]
-    for key in KEYS:
-        section = "datasets.*" if key.section == "datasets" else key.section
-        name = f"{section}.{key.name}" if section else key.name
-        ours = f"`{key.ours}`" if key.ours else "does nothing"
-        rows.append(f"| `{name}` | {ours} | {key.why} |")
+    for (section, ours, why), keys in groupby(KEYS, _row):
+        prefix = f"{'datasets.*' if section == 'datasets' else section}." if section else ""
+        names = [key.name for key in keys]
+        theirs = ", ".join([f"`{prefix}{names[0]}`", *(f"`{name}`" for name in names[1:])])
+        rows.append(f"| {theirs} | {ours} | {why} |")
     return "\n".join(rows) + "\n"
+
+
+def _row(key: Key) -> tuple[str, str, str]:
+    if not key.ours:
+        return key.section, "does nothing", key.why
+    same = key.section == "netG" and key.ours == f"network_g.{key.name}"
+    return key.section, "`network_g`, the same name" if same else f"`{key.ours}`", key.why

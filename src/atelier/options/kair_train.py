@@ -52,7 +52,7 @@ def convert_train(conversion: Conversion) -> None:
 def _convert_loss(conversion: Conversion) -> None:
     kind = conversion.get("train", "G_lossfn_type")
     place = ("train", "G_lossfn_type")
-    if kind not in _LOSSES:
+    if not isinstance(kind, str) or kind not in _LOSSES:
         conversion.problem(f"given {show(kind)}, not supported; supported: {', '.join(_LOSSES)}", place)
         return
     conversion.put("train.pixel_opt", {}, place)
