@@ -1,0 +1,33 @@
+"""A KAIR file trains: data, steps, validation, checkpoint, resume and report on bundled photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atelier.options.read import load_run_options
+from options.kair_files import as_kair_writes, changed
+
+
+def test_a_dncnn_file_trains_as_it_is(tmp_path: Path) -> None:
+    from atelier.train.debug import debug_run
+
+    path = tmp_path / "train_dncnn.json"
+    data = changed(
+        "dncnn",
+        gpu_ids=[],
+        dist=False,
+        path__root=str(tmp_path / "denoising"),
+        datasets__train__dataroot_H="bundled",
+        datasets__train__dataloader_batch_size=2,
+        datasets__train__dataloader_num_workers=0,
+        datasets__test__dataroot_H="bundled",
+        netG__nc=8,
+        netG__nb=3,
+    )
+    path.write_text(as_kair_writes(data))
+    overrides = ["datasets.train.pictures=[camera]", "datasets.val.pictures=[coins]"]
+    text = debug_run(load_run_options(path, overrides))
+    assert "resumes" in text
+    log = next((tmp_path / "denoising").glob("*dncnn25/train.log")).read_text()
+    assert "G_loss: " in log
+    assert "manual_seed is left out" in log
