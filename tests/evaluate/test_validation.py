@@ -16,7 +16,14 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from atelier.errors import RunStopped, UserError
-from atelier.evaluate.validation import SaveOptions, baseline, restorer, sample_path, validate
+from atelier.evaluate.validation import (
+    SaveOptions,
+    baseline,
+    mirrored_to_windows,
+    restorer,
+    sample_path,
+    validate,
+)
 from atelier.images import imresize, read_image
 from atelier.metrics import METRICS, psnr
 
@@ -277,3 +284,32 @@ def test_two_ranks_equal_one_and_share_errors(pairs: Pairs, tmp_path: Path) -> N
         "Validation val failed on rank 1: UserError: the picture is broken",
     ]
     assert outcomes[1]["error"] == ["UserError", "the picture is broken"]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(16, 24), (17, 24), (23, 24), (3, 6), (4, 8)])
+def test_official_padding_as_the_test_script_does_it(side, expected):
+    pixels = torch.rand(1, 2, side, 20)
+    padded = mirrored_to_windows(pixels, 8)
+    assert padded.shape == (1, 2, expected, 24)
+    assert torch.equal(padded[:, :, :side, :20], pixels)
+    assert torch.equal(padded[:, :, side:, :20], pixels.flip(2)[:, :, : expected - side])
+    assert torch.equal(padded[:, :, :side, 20:], pixels.flip(3)[..., :4])
+
+
+def test_official_padding_reaches_the_network_and_is_cut_again():
+    seen = []
+
+    class Double(torch.nn.Module):
+        def forward(self, x):
+            seen.append(tuple(x.shape[2:]))
+            return torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+
+    lq = np.random.default_rng(0).integers(0, 256, (16, 21, 3), dtype=np.uint8)
+    results = [
+        restorer(2, size_multiple=8, padding=padding)(Double().eval(), lq)
+        for padding in ("network", "official")
+    ]
+    assert seen[-1] == (24, 24) and seen[0] != seen[-1]
+    for result in results:
+        assert result.shape == (32, 42, 3)
+        assert np.array_equal(result, np.repeat(np.repeat(lq, 2, 0), 2, 1).astype(np.float32) / 255)
