@@ -134,6 +134,13 @@ def test_the_source_documents_pair() -> None:
     assert len(found.ignored) == 18
 
 
+def test_the_pair_with_elsa() -> None:
+    elsa = {"attention": "elsa", "elsa": {"scope": "window", "lam": 1}}
+    old, new = (on_meta(SwinIROptions(**each, **elsa)) for each in (OLD, NEW))
+    found, _ = compare(new, StateFile(old.state_dict(), None), "flexible")
+    assert "Loaded 1/634 parameters from checkpoint\nMismatched: 225, Missing: 408\n" in found.text()
+
+
 def test_the_pair_by_its_key_files() -> None:
     """The counts hold for the official file of the larger network, and with ELSA attention (634 tensors)."""
     folder = SHARED / "spec" / "keys"

@@ -18,12 +18,13 @@ State = Mapping[str, Tensor]
 def calibrated(
     old: NetworkOptions, old_state: State, new: NetworkOptions, new_state: State, pictures: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """``new_state`` with the weight of every LayerNorm that both networks have rescaled, and the keys that changed.
+    """``new_state`` with every LayerNorm that both networks have adjusted, and the keys that changed.
 
-    A LayerNorm divides by the spread over its channels; another set of channels has another spread. Each weight becomes
-    that of the plain carry-over (without the factor sqrt(C_old / C_new) of a growing network) times the measured ratio
-    of spreads, so that the channels which both networks share leave it as large as before. The norms are adjusted in
-    the order in which the picture meets them, each under those before it.
+    A LayerNorm takes mean and spread over its channels; another set of channels has others. Each weight becomes that of
+    the plain carry-over (without the factor sqrt(C_old / C_new) of a growing network) times the measured ratio of
+    spreads, and each bias takes back the measured difference of means, so that on average the channels which both
+    networks share leave the norm as before. The norms are adjusted in the order in which the picture meets them, each
+    under those before it.
 
     Args:
         old, old_state: the network that was learned.
@@ -40,24 +41,24 @@ def calibrated(
             f"{new.in_channels} colours"
         )
     batch = _batch(pictures)
-    spreads: dict[str, Tensor] = {}
+    before: dict[str, tuple[Tensor, Tensor]] = {}
 
     def measure(name: str, norm: nn.LayerNorm, x: Tensor) -> None:
-        spreads[name] = _spread(x)
+        before[name] = _statistics(x)
 
     with _watched(_network(old, old_state), measure) as net:
         net(batch)
     state = {key: value.clone() for key, value in new_state.items()}
-    widths = {key: len(value) for key, value in old_state.items() if value.ndim == 1}
 
     def adjust(name: str, norm: nn.LayerNorm, x: Tensor) -> None:
-        if name not in spreads:
+        if name not in before:
             return
-        key = name + ".weight"
-        common = min(widths[key], len(norm.weight))
-        plain = (widths[key] / len(norm.weight)) ** 0.5 if len(norm.weight) > widths[key] else 1.0
-        norm.weight[:common] *= _spread(x) / spreads[name] / plain
-        state[key] = norm.weight.detach().clone()
+        width, wide = len(old_state[name + ".weight"]), len(norm.weight)
+        common, plain = min(width, wide), (width / wide) ** 0.5 if wide > width else 1.0
+        (mean_old, spread_old), (mean, spread) = before[name], _statistics(x)
+        norm.weight[:common] *= spread / spread_old / plain
+        norm.bias[:common] -= norm.weight[:common] * (mean_old - mean) / spread
+        state[name + ".weight"], state[name + ".bias"] = norm.weight.clone(), norm.bias.clone()
 
     with _watched(_network(new, new_state), adjust) as net:
         net(batch)
@@ -80,9 +81,10 @@ def _network(options: NetworkOptions, state: State) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def _spread(x: Tensor) -> Tensor:
-    """Root of the mean variance over channels; x is [..., C]."""
-    return x.double().var(-1, unbiased=False).mean().sqrt().float()
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(average mean, root of the average variance) over channels; x is [..., C]."""
+    x = x.double()
+    return x.mean().float(), x.var(-1, unbiased=False).mean().sqrt().float()
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class _SwinIRRules:
                 return Drawn()
             if index >= self.old.depths[group]:
                 return zero() if name.startswith(("attn.proj.", "mlp.fc2.")) else Drawn()
-            return self._block(key, block, group, name)
+            return self._block(key, block, (group, index), name)
         if match := _GROUP_CONV.fullmatch(key):
             if int(match[2]) < len(self.old.depths):
                 return self._residual_conv(key, match[1], match[3])
@@ -141,11 +141,11 @@ class _SwinIRRules:
 
         return Carry("positions, interpolated", key, (places, self.stream), prepare=prepare)
 
-    def _block(self, key: str, block: str, group: int, name: str) -> Rule:
+    def _block(self, key: str, block: str, place: tuple[int, int], name: str) -> Rule:
         if name.startswith("norm"):
             return self._norm(key, 1.0)
         if name.startswith("attn."):
-            old, new = self._size(self.old, group), self._size(self.new, group)
+            old, new = self._size(self.old, *place), self._size(self.new, *place)
             heads = heads_map(old, new, self.state, block, self.options.select)
             bias = self.options.window_bias
             shapes = self.old_shapes, self.shapes
@@ -160,8 +160,12 @@ class _SwinIRRules:
         return Carry("hidden units", key, axes[name])
 
     @staticmethod
-    def _size(options: SwinIROptions, group: int) -> AttentionSize:
-        return AttentionSize(options.num_heads[group], options.embed_dim, options.qk_scale)
+    def _size(options: SwinIROptions, group: int, index: int) -> AttentionSize:
+        elsa = options.elsa_in(group, index)
+        if elsa is None:
+            return AttentionSize(options.num_heads[group], options.embed_dim, options.qk_scale)
+        parts = tuple(name for name, has in (("mul", elsa.lam), ("add", elsa.gamma)) if has)
+        return AttentionSize(options.num_heads[group], options.embed_dim, elsa.qk_scale, parts)
 
     def _hidden(self, rows: str, columns: str) -> Axis:
         """Units between two layers; a smaller network keeps those with the largest row times column."""
