@@ -8,24 +8,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atelier.archs.compact import SRVGGNetCompact
     from atelier.archs.compiling import compile_blocks
+    from atelier.archs.dncnn import DnCNN, fold_batch_norm
     from atelier.archs.facts import NetworkFacts
     from atelier.archs.load import LoadedNetwork, load_network, load_state
     from atelier.archs.load_report import LoadReport
+    from atelier.archs.msrresnet import MSRResNet1
     from atelier.archs.network_options import NetworkOptions
     from atelier.archs.registry import NETWORKS
+    from atelier.archs.rrdbnet import RRDBNet
     from atelier.archs.swinir import SwinIR
     from atelier.archs.weights import StateFile, read_weights, save_weights, written_state
 
 _HOME = {
     "NETWORKS": "registry",
+    "DnCNN": "dncnn",
     "LoadReport": "load_report",
     "LoadedNetwork": "load",
+    "MSRResNet1": "msrresnet",
     "NetworkFacts": "facts",
     "NetworkOptions": "network_options",
+    "RRDBNet": "rrdbnet",
     "SRVGGNetCompact": "compact",
     "StateFile": "weights",
     "SwinIR": "swinir",
     "compile_blocks": "compiling",
+    "fold_batch_norm": "dncnn",
     "load_network": "load",
     "load_state": "load",
     "read_weights": "weights",
@@ -35,14 +42,18 @@ _HOME = {
 
 __all__ = [
     "NETWORKS",
+    "DnCNN",
     "LoadReport",
     "LoadedNetwork",
+    "MSRResNet1",
     "NetworkFacts",
     "NetworkOptions",
+    "RRDBNet",
     "SRVGGNetCompact",
     "StateFile",
     "SwinIR",
     "compile_blocks",
+    "fold_batch_norm",
     "load_network",
     "load_state",
     "read_weights",

@@ -31,7 +31,7 @@ app.command(short_help="Restore a picture or a folder of them.")(restore)
 app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
 app.add_typer(data_commands.app, name="data", help="Data set tools: check, crop, preview, shards.")
-app.add_typer(options_commands.app, name="options", help="Check an option file; JSON Schema for editors.")
+app.add_typer(options_commands.app, name="options", help="Check or convert an option file; JSON Schema.")
 
 
 @app.callback(invoke_without_command=True)
