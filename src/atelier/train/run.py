@@ -27,7 +27,14 @@ from atelier.train.distributed import Ranks, ranks_of
 from atelier.train.environment import peak_memory_mb, write_environment
 from atelier.train.folder import RunFolder
 from atelier.train.resume import choose_checkpoint, compare_past
-from atelier.train.starting import Origin, check_start_losses, first_samples, origin_of, start_losses
+from atelier.train.starting import (
+    Origin,
+    check_start_losses,
+    first_samples,
+    likeness,
+    origin_of,
+    start_losses,
+)
 from atelier.train.stopping import StopRequest, listening
 from atelier.train.tracking import Tracker, check_trackers
 from atelier.train.trainer import Trainer
@@ -214,9 +221,11 @@ class _Run:
         message = None
         if samples is not None and self.ranks.first:
             try:
-                self.beginnings.append(
-                    check_start_losses(*start_losses(self.options, trainer.nets["g"], samples))
-                )
+                net = trainer.nets["g"]
+                assert origin.start is not None
+                alike = likeness(net, origin.start.weights, samples)
+                self.beginnings += [alike] if alike is not None else []
+                self.beginnings.append(check_start_losses(*start_losses(self.options, net, samples)))
             except UserError as error:
                 message = str(error)
         self.ranks.agree_on_error(message)

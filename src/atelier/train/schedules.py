@@ -79,9 +79,10 @@ class MultiStepLROptions(SchedulerOptions):
         return lambda step: base_lr * gamma ** bisect_right(milestones, step)
 
     def check(self, total_iter: int) -> list[str]:
-        """Names each milestone that is not before the end."""
+        """Names each milestone that comes too late to act."""
         return [
             f"scheduler: milestone {milestone} is not before total_iter {total_iter}: the rate stays"
+            + (" until the last step" if milestone == total_iter else "")
             for milestone in self.milestones
             if milestone >= total_iter
         ]

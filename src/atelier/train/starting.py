@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atelier.archs.load import options_of
+from atelier.archs.load import load_state, options_of
 from atelier.archs.network_options import NetworkOptions
 from atelier.archs.weights import StateFile, read_weights
 from atelier.data.batch import Batch
@@ -165,6 +166,25 @@ def start_losses(options: RunOptions, net: nn.Module, batch: Batch) -> tuple[flo
         losses.append(sum(float(part.total) for part in objective.parts(batch, 1) if part.role == "g"))
         each.train(training)
     return losses[0], losses[1]
+
+
+@torch.no_grad()
+def likeness(net: nn.Module, former: StateFile, batch: Batch) -> str | None:
+    """How near ``net`` is to the network of ``former`` on ``batch``, in words; None where they are of other tasks."""
+    old = options_of(former)
+    options = getattr(net, "options", None)
+    if not isinstance(options, NetworkOptions) or old is None:
+        return None
+    if (old.scale, old.in_channels) != (options.scale, options.in_channels):
+        return None
+    other = old.build().to(batch.lq.device).eval()
+    load_state(other, former)
+    training = net.training
+    net.eval()
+    error = (net(batch.lq).clamp(0, 1) - other(batch.lq).clamp(0, 1)).square().mean().item()
+    net.train(training)
+    psnr = "equal" if error == 0 else f"PSNR {-10 * math.log10(error):.2f} dB"
+    return f"outputs against the older network's on {len(batch)} samples: {psnr}"
 
 
 def check_start_losses(inherited: float, random: float) -> str:
