@@ -52,7 +52,7 @@ def bundled(options_file: Path, root: Path, given: list[str] | None = None) -> l
         f"datasets.train.pictures={train}",
         f"datasets.val.pictures={val}",
         "datasets.train.batch_size_per_gpu=2",
-        f"datasets.train.gt_size={2 * max(8, options.network_g.size_multiple) * options.scale}",
+        f"datasets.train.gt_size={2 * (7 if options.network_g.size_multiple == 7 else 8) * options.scale}",
         "datasets.train.num_worker_per_gpu=0",
         "val.tile=64",
     ]
