@@ -7,7 +7,8 @@ channels_last memory, one permutation between blocks, masks and biases made once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from atelier.archs.checks import checked
 from atelier.archs.swinir_block import RSTB, from_rows, residual_conv, to_rows
+from atelier.archs.swinir_elsa_options import ElsaOptions
 from atelier.archs.swinir_head import HEADS, head_modules
 from atelier.archs.swinir_options import SwinIROptions
 from atelier.archs.swinir_windows import Layouts
@@ -38,6 +40,7 @@ class PatchEmbed(nn.Module):
 class SwinIR(nn.Module):
     """The official family: classical, lightweight and real-world super-resolution, denoising, JPEG.
 
+    ``attention="elsa"`` replaces window attention by :class:`~atelier.archs.swinir_elsa.ElsaAttention`.
     Arguments are those of :class:`SwinIROptions`, checked there; a wrong one raises :class:`UserError`.
     """
 
@@ -65,6 +68,8 @@ class SwinIR(nn.Module):
         img_range: float = 1.0,
         upsampler: str | None = "",
         resi_connection: str = "1conv",
+        attention: str = "window",
+        elsa: ElsaOptions | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.options = options = checked(
@@ -88,6 +93,8 @@ class SwinIR(nn.Module):
             img_range=img_range,
             upsampler=upsampler,
             resi_connection=resi_connection,
+            attention=attention,
+            elsa=elsa,
             **({} if upscale is None else {"upscale": upscale}),
         )
         self.upscale, self.img_range, self.window_size = (
@@ -108,8 +115,8 @@ class SwinIR(nn.Module):
         total = sum(options.depths)
         rates = [drop_path_rate * i / max(1, total - 1) for i in range(total)]
         self.layers = nn.ModuleList()
-        for depth, heads in zip(options.depths, options.num_heads, strict=True):
-            self.layers.append(RSTB(options, depth, heads, rates[:depth]))
+        for group, depth in enumerate(options.depths):
+            self.layers.append(RSTB(options, group, rates[:depth]))
             rates = rates[depth:]
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = residual_conv(embed_dim, options.resi_connection)

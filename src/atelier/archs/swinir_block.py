@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from atelier.archs.swinir_attention import WindowAttention, prefers_products
+from atelier.archs.swinir_elsa import ElsaAttention, Maps, maps_of
 from atelier.archs.swinir_options import SwinIROptions
 from atelier.archs.swinir_windows import Groups, Layout, Order, rearrange
 
 # Numbers of the rows that pass through a whole block while they are still in the cache (evaluation on the CPU);
 # much less, and the threads wait for each other more than they work.
 _PIECE_NUMBERS = 2048 * 180
+
+Parts = Groups | tuple[Maps, ...]
 
 
 class Mlp(nn.Module):
@@ -43,7 +48,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, rows: Tensor, batch: int, tokens: int) -> Tensor:
-        """``rows`` [n*B*N, C] with the B pictures inside each window of N tokens."""
+        """``rows`` [n*B*N, C] with the B pictures inside each of n windows of N tokens (one window: the map)."""
         if not self.training or self.rate == 0:
             return rows
         keep = 1 - self.rate
@@ -52,23 +57,31 @@ class DropPath(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """``t + attn(norm1(t))``, then ``t + mlp(norm2(t))``, on rows in window order."""
+    """``t + attn(norm1(t))``, then ``t + mlp(norm2(t))``, on rows in the order that its attention wants.
 
-    def __init__(self, options: SwinIROptions, heads: int, shifted: bool, drop_path: float) -> None:
+    Block ``index`` of RSTB ``group``; odd ones are shifted, except where ELSA works without windows.
+    """
+
+    def __init__(self, options: SwinIROptions, group: int, index: int, drop_path: float) -> None:
         super().__init__()
-        dim = options.embed_dim
-        self.shifted = shifted
-        self.tokens = options.window_size**2
+        dim, heads = options.embed_dim, options.num_heads[group]
+        self.shifted = index % 2 == 1
+        self.window_tokens = options.window_size**2
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(
-            dim,
-            options.window_size,
-            heads,
-            options.qkv_bias,
-            options.qk_scale,
-            options.attn_drop_rate,
-            options.drop_rate,
-        )
+        self.attn: WindowAttention | ElsaAttention
+        elsa = options.elsa_in(group, index)
+        if elsa is not None:
+            self.attn = ElsaAttention(dim, heads, elsa, options.qkv_bias, options.drop_rate)
+        else:
+            self.attn = WindowAttention(
+                dim,
+                options.window_size,
+                heads,
+                options.qkv_bias,
+                options.qk_scale,
+                options.attn_drop_rate,
+                options.drop_rate,
+            )
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * options.mlp_ratio), options.drop_rate)
         self.drop_path = DropPath(drop_path)
@@ -76,40 +89,59 @@ class SwinBlock(nn.Module):
     @property
     def order(self) -> Order:
         """The token order this block works in."""
+        if isinstance(self.attn, ElsaAttention) and self.attn.options.scope == "image":
+            return "image"
         return "shifted" if self.shifted else "plain"
 
-    def forward(self, rows: Tensor, groups: Groups, batch: int) -> Tensor:
-        """``rows`` [n*B*N, C] in :attr:`order` to the same shape."""
-        biases = self.attn.prepare(self.shifted)
+    def parts(self, layout: Layout) -> Parts:
+        """What the rows of :attr:`order` consist of: windows by kind of mask, or ELSA's maps."""
+        if isinstance(self.attn, ElsaAttention):
+            return maps_of(layout, self.attn.options, self.shifted)
+        return layout.groups(self.shifted)
+
+    def forward(self, rows: Tensor, parts: Parts, batch: int) -> Tensor:
+        """``rows`` [B*H*W, C] in :attr:`order` to the same shape; ``parts`` from :meth:`parts`."""
         if self.training or torch.is_grad_enabled() or not prefers_products(rows):
-            return self._layer(rows, biases, groups, batch)
+            return self._layer(rows, parts, batch)
+        if isinstance(self.attn, ElsaAttention):
+            out: Tensor = rows + self.attn(self.norm1(rows), parts)
+            for piece in torch.split(out, max(1, _PIECE_NUMBERS // rows.shape[1])):
+                self.mlp.add_to_(piece, self.norm2(piece))
+            return out
+        biases = self.attn.prepare(self.shifted)
         out = rows.clone()
-        most = max(1, _PIECE_NUMBERS // (self.tokens * rows.shape[1]))
+        most = max(1, _PIECE_NUMBERS // (self.window_tokens * rows.shape[1]))
         start = 0
-        for count, kind in groups:
+        for count, kind in cast(Groups, parts):
             for first in range(start, start + count, most):
                 windows = min(most, start + count - first)
-                piece = out[first * self.tokens : (first + windows) * self.tokens]
+                piece = out[first * self.window_tokens : (first + windows) * self.window_tokens]
                 self.attn.add_to_(piece, self.norm1(piece), biases, ((windows, kind),))
                 self.mlp.add_to_(piece, self.norm2(piece))
             start += count
         return out
 
-    def _layer(self, rows: Tensor, biases: Tensor, groups: Groups, batch: int) -> Tensor:
-        mixed: Tensor = self.drop_path(self.attn(self.norm1(rows), biases, groups), batch, self.tokens)
+    def _layer(self, rows: Tensor, parts: Parts, batch: int) -> Tensor:
+        normed = self.norm1(rows)
+        if isinstance(self.attn, ElsaAttention):
+            attended = self.attn(normed, parts)
+        else:
+            attended = self.attn(normed, self.attn.prepare(self.shifted), parts)
+        tokens = rows.shape[0] // batch if self.order == "image" else self.window_tokens
+        mixed: Tensor = self.drop_path(attended, batch, tokens)
         rows = rows + mixed
-        changed: Tensor = self.drop_path(self.mlp(self.norm2(rows)), batch, self.tokens)
+        changed: Tensor = self.drop_path(self.mlp(self.norm2(rows)), batch, tokens)
         return rows + changed
 
 
 class ResidualGroup(nn.Module):
     """The blocks of one RSTB, alternately unshifted and shifted."""
 
-    def __init__(self, options: SwinIROptions, depth: int, heads: int, drop_path: list[float]) -> None:
+    def __init__(self, options: SwinIROptions, group: int, drop_path: list[float]) -> None:
         super().__init__()
         self.use_checkpoint = options.use_checkpoint
         self.blocks = nn.ModuleList(
-            SwinBlock(options, heads, shifted=j % 2 == 1, drop_path=drop_path[j]) for j in range(depth)
+            SwinBlock(options, group, j, drop_path[j]) for j in range(options.depths[group])
         )
 
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
@@ -118,20 +150,20 @@ class ResidualGroup(nn.Module):
         for block in self.blocks:
             assert isinstance(block, SwinBlock)
             rows, order = rearrange(rows, layout, order, block.order), block.order
-            groups = layout.groups(block.shifted)
+            parts = block.parts(layout)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
-                rows = checkpoint(block, rows, groups, layout.batch, use_reentrant=False)
+                rows = checkpoint(block, rows, parts, layout.batch, use_reentrant=False)
             else:
-                rows = block(rows, groups, layout.batch)
+                rows = block(rows, parts, layout.batch)
         return rearrange(rows, layout, order, "image")
 
 
 class RSTB(nn.Module):
     """Residual Swin Transformer block: ``conv(blocks(t)) + t``."""
 
-    def __init__(self, options: SwinIROptions, depth: int, heads: int, drop_path: list[float]) -> None:
+    def __init__(self, options: SwinIROptions, group: int, drop_path: list[float]) -> None:
         super().__init__()
-        self.residual_group = ResidualGroup(options, depth, heads, drop_path)
+        self.residual_group = ResidualGroup(options, group, drop_path)
         self.conv = residual_conv(options.embed_dim, options.resi_connection)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from atelier.archs.network_options import Shapes
+from atelier.archs.swinir_keys import blocks_of, elsa_from_blocks, heads_of, window_of
 from atelier.archs.swinir_windows import official_mask, relative_position_index
 from atelier.errors import UserError
 
+_ASSUMED_WINDOW = 8
 _TABLE, _INDEX, _MASK = "attn.relative_position_bias_table", "attn.relative_position_index", "attn_mask"
 
 
@@ -67,20 +69,20 @@ def options_from_shapes(shapes: Shapes) -> dict[str, Any]:
     JPEG networks), else 1.
     """
     embed_dim, in_chans = shapes["conv_first.weight"][:2]
-    depths: list[int] = []
-    heads: list[int] = []
-    while (first := f"layers.{len(depths)}.residual_group.blocks.0.{_TABLE}") in shapes:
-        group = first.removesuffix(f"0.{_TABLE}")
-        depth = 0
-        while f"{group}{depth}.norm1.weight" in shapes:
-            depth += 1
-        depths.append(depth)
-        heads.append(shapes[first][1])
+    blocks = blocks_of(shapes)
+    groups = len({group for group, _ in blocks})
+    depths = [sum(group == i for group, _ in blocks) for i in range(groups)]
+    for i, depth in enumerate(depths):
+        for j in range(depth):
+            if (i, j) not in blocks:
+                raise UserError(f"not a complete SwinIR file: layers.{i} has no block {j}")
+    if not blocks:
+        raise UserError("not a complete SwinIR file: it has no layers")
+    heads = [heads_of(blocks[i, 0]) for i in range(groups)]
+    elsa = elsa_from_blocks(blocks, heads, embed_dim)
+    # Only networks with ELSA alone hold no trace of the window; their own files say it.
+    window = window_of(blocks) or _ASSUMED_WINDOW
     block = "layers.0.residual_group.blocks.0."
-    rows = shapes[block + _TABLE][0]
-    window = (math.isqrt(rows) + 1) // 2
-    if (2 * window - 1) ** 2 != rows:
-        raise UserError(f"{block}{_TABLE} has {rows} rows, which is no (2w - 1) squared")
     if block + "mlp.fc1.bias" not in shapes:
         raise UserError(f"not a complete SwinIR file: {block}mlp.fc1.bias is missing")
     upsampler, upscale = _head(shapes, in_chans)
@@ -97,13 +99,14 @@ def options_from_shapes(shapes: Shapes) -> dict[str, Any]:
         "num_heads": tuple(heads),
         "window_size": window,
         "mlp_ratio": _ratio(shapes[block + "mlp.fc1.bias"][0], embed_dim),
-        "qkv_bias": block + "attn.qkv.bias" in shapes,
+        "qkv_bias": any(key.endswith("qkv.bias") for key in blocks[0, 0]),
         "ape": "absolute_pos_embed" in shapes,
         "patch_norm": "patch_embed.norm.weight" in shapes,
         "upscale": upscale,
         "img_range": 255.0 if window == 7 and upsampler == "" else 1.0,
         "upsampler": upsampler,
         "resi_connection": "1conv" if "conv_after_body.weight" in shapes else "3conv",
+        **({} if elsa is None else {"attention": "elsa", "elsa": elsa}),
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from atelier.archs.network_options import NetworkOptions, Shapes
+from atelier.archs.swinir_elsa_options import ElsaOptions, query_width, spelt_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,9 @@ Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
 
 class SwinIROptions(NetworkOptions):
     """The whole official family. ``img_size`` only sets the size of the ``attn_mask`` constants in a written file.
+
+    ``attention: elsa`` with the nested ``elsa`` replaces window attention (``swinir_elsa_options``); the short forms
+    ``elsa: true``, ``use_elsa``, ``elsa_kernel_size``, ``elsa_lam`` and ``elsa_gamma`` are read as well.
 
     Without an upsampler (``''`` or null) the network predicts a residual at input size and ``upscale`` must be 1.
     """
@@ -59,6 +63,8 @@ class SwinIROptions(NetworkOptions):
     img_range: float = Field(1.0, gt=0)
     upsampler: Upsampler = ""
     resi_connection: Literal["1conv", "3conv"] = "1conv"
+    attention: Literal["window", "elsa"] = "window"
+    elsa: ElsaOptions | None = None
 
     @field_validator("upsampler", mode="before")
     @classmethod
@@ -71,6 +77,11 @@ class SwinIROptions(NetworkOptions):
         if min(value) < 1:
             raise ValueError(f"every entry must be at least 1, given {list(value)}")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out_elsa(cls, data: object) -> object:
+        return spelt_out(data) if isinstance(data, dict) else data
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +112,28 @@ class SwinIROptions(NetworkOptions):
         if self.resi_connection == "3conv" and self.embed_dim < 4:
             raise ValueError(f"resi_connection 3conv needs embed_dim of at least 4, given {self.embed_dim}")
         self._check_scale()
+        if self.elsa is not None:
+            self._check_elsa(self.elsa)
         return self
+
+    def _check_elsa(self, elsa: ElsaOptions) -> None:
+        if isinstance(elsa.where, tuple):
+            beyond = [index for index in elsa.where if not 0 <= index < len(self.depths)]
+            if beyond:
+                raise ValueError(
+                    f"elsa.where names RSTB {beyond[0]}; depths has {len(self.depths)}, counted from 0"
+                )
+        if query_width(self.embed_dim, elsa.group_width) == 0:
+            raise ValueError(f"ELSA needs embed_dim of at least 3, given {self.embed_dim}")
+        if self.has_elsa_everywhere:
+            if self.qk_scale is not None:
+                raise ValueError(
+                    "qk_scale belongs to window attention, which no block has; write elsa.qk_scale"
+                )
+            if self.attn_drop_rate:
+                raise ValueError(
+                    "attn_drop_rate belongs to window attention, which no block has; leave it out"
+                )
 
     def _check_scale(self) -> None:
         scale = self.upscale
@@ -124,6 +156,16 @@ class SwinIROptions(NetworkOptions):
 
         return SwinIR(**self.model_dump(exclude={"type"}))
 
+    def elsa_in(self, group: int, block: int) -> ElsaOptions | None:
+        """The ELSA options of block ``block`` of RSTB ``group``; None where it has window attention."""
+        return self.elsa if self.elsa is not None and self.elsa.in_block(group, block) else None
+
+    @property
+    def has_elsa_everywhere(self) -> bool:
+        """Whether no block has window attention."""
+        blocks = ((i, j) for i, depth in enumerate(self.depths) for j in range(depth))
+        return all(self.elsa_in(*block) for block in blocks)
+
     @property
     def scale(self) -> int:
         """``upscale``."""
@@ -144,14 +186,25 @@ class SwinIROptions(NetworkOptions):
         """``window_size``."""
         return self.window_size
 
+    @property
+    def receptive_radius(self) -> int | None:
+        """Bounded where every block has ELSA without windows: half a kernel each, one pixel each 3 x 3 convolution."""
+        if self.elsa is None or self.elsa.scope != "image" or not self.has_elsa_everywhere:
+            return None
+        per_residual = 1 if self.resi_connection == "1conv" else 2
+        trunk = sum(self.depths) * (self.elsa.kernel_size // 2) + (len(self.depths) + 1) * per_residual + 1
+        # What a head sees behind its first enlargement is less in input pixels; it is counted in full.
+        halvings = self.upscale.bit_length() - 1
+        return trunk + {"": 1, "pixelshuffledirect": 1, "pixelshuffle": 2 + halvings}.get(
+            self.upsampler, 3 + halvings
+        )
+
     @classmethod
     def recognises(cls, shapes: Shapes) -> bool:
-        """A plain first convolution, and blocks without a tensor that belongs to a relative (HAT, SRFormer)."""
-        prefix = "layers.0.residual_group.blocks.0."
-        block = {key.removeprefix(prefix).rsplit(".", 1)[0] for key in shapes if key.startswith(prefix)}
-        own = {"norm1", "norm2", "attn", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
-        table = prefix + "attn.relative_position_bias_table"
-        return "conv_first.weight" in shapes and table in shapes and block <= own
+        """See :func:`atelier.archs.swinir_keys.are_swinir`."""
+        from atelier.archs.swinir_keys import are_swinir
+
+        return are_swinir(shapes)
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> Self:
@@ -163,7 +216,9 @@ class SwinIROptions(NetworkOptions):
     def file_state(
         self, state: Mapping[str, Tensor], *, minimal_constants: bool = False
     ) -> dict[str, Tensor]:
-        """See :func:`atelier.archs.swinir_files.official_state`."""
+        """See :func:`atelier.archs.swinir_files.official_state`; a network with ELSA has no official form."""
+        if self.elsa is not None:
+            return dict(state)
         from atelier.archs.swinir_files import official_state
 
         return official_state(
@@ -171,7 +226,10 @@ class SwinIROptions(NetworkOptions):
         )
 
     def network_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """See :func:`atelier.archs.swinir_files.without_constants`."""
+        """See :func:`atelier.archs.swinir_files.without_constants` and, for names, ``swinir_keys.own_names``."""
         from atelier.archs.swinir_files import without_constants
+        from atelier.archs.swinir_keys import own_names
 
-        return without_constants(state, self.window_size)
+        state, dead = own_names(state)
+        own, constants = without_constants(state, self.window_size)
+        return own, dead | constants
