@@ -184,3 +184,9 @@ assert not heavy, heavy
 assert callable(metrics.psnr) and callable(metrics.ssim)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("y", [False, True])
+def test_grey_pictures_are_not_called_rgb(y: bool) -> None:
+    options = METRICS.options_class("psnr")(type="psnr", test_y_channel=y)
+    assert options.build(1, 1).protocol == "PSNR-grey (crop 1)"

@@ -23,7 +23,7 @@ class Metric:
 
     Attributes:
         protocol: what is measured and how, for every place a number is shown: ``PSNR-Y (BT.601, crop 4)``.
-            Grey pictures are measured as they are under either name: a grey picture is its own Y.
+            Grey pictures are measured as they are under any name: a grey picture is its own Y.
         higher_is_better: which way is up.
         measure: the function of two pictures.
     """
@@ -59,16 +59,18 @@ class MetricOptions(Component):
         """The metric's function, with keywords ``crop_border`` and ``y``."""
         raise NotImplementedError
 
-    def build(self, scale: int) -> Metric:
-        """The metric for a run of this scale."""
+    def build(self, scale: int, channels: int = 3) -> Metric:
+        """The metric for a run of this scale, named for pictures of so many channels."""
         crop, y = scale if self.crop_border is None else self.crop_border, self.test_y_channel
         function = self.function()
 
         def measure(restored: Pixels, gt: Pixels) -> float:
             return function(restored, gt, crop_border=crop, y=y)
 
-        protocol = f"{self.label}-Y (BT.601, crop {crop})" if y else f"{self.label}-RGB (crop {crop})"
-        return Metric(protocol, (self.better or self.natural_sense) == "higher", measure)
+        colour = "grey (" if channels == 1 else "Y (BT.601, " if y else "RGB ("
+        return Metric(
+            f"{self.label}-{colour}crop {crop})", (self.better or self.natural_sense) == "higher", measure
+        )
 
 
 METRICS: Registry[Any] = Registry(

@@ -42,7 +42,10 @@ class Validator:
             for key, dataset in named.items()
         }
         self._folders = dict(zip(self.sets, named, strict=True))
-        self._metrics = {name: metric.build(options.scale) for name, metric in options.val.metrics.items()}
+        self._metrics = {
+            name: metric.build(options.scale, network.out_channels)
+            for name, metric in options.val.metrics.items()
+        }
         self._restore = restorer(
             options.scale,
             tile=options.val.tile,
