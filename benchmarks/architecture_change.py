@@ -79,7 +79,7 @@ def options_of(
     )
 
 
-def crops(options: RunOptions, side: int = 64) -> tuple[Tensor, Tensor]:
+def crops(options: RunOptions, side: int = 48) -> tuple[Tensor, Tensor]:
     """(lq, gt) [N, 1, side, side]: the middle of every held-out photograph with its fixed noise."""
     pairs = ValidationSet(
         options.datasets.validation["val"],
@@ -141,21 +141,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--old-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=160)
-    parser.add_argument("--warmup", type=int, default=40)
+    parser.add_argument("--old-steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--patch", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=2)
     arguments = parser.parse_args()
     patch, batch, steps = arguments.patch, arguments.batch, arguments.steps
-    marks = sorted({steps // 8, steps // 4, steps // 2, steps})
-    old = options_of(OLD, 100, arguments.old_steps, 5e-4, 24, 8, arguments.warmup)
+    marks = sorted({steps // 4, steps // 2, steps})
+    old = options_of(OLD, 100, arguments.old_steps, 5e-4, patch, 4 * batch, arguments.warmup)
     held_out = crops(old)
     noisy = statistics.fmean(
         -10 * math.log10((a.clamp(0, 1) - b).square().mean().item()) for a, b in zip(*held_out, strict=True)
     )
-    print(f"sigma 25, four held-out 64x64 crops: noisy input {noisy:.2f} dB", flush=True)
+    print(f"sigma 25, four held-out 48x48 crops: noisy input {noisy:.2f} dB", flush=True)
     after, _, trained = run(old, None, [arguments.old_steps], held_out)
     print(
         f"old network (C96, heads 3, depths 2) after {arguments.old_steps} steps: "

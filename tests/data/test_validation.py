@@ -90,3 +90,20 @@ def test_names_stay_unique_against_nasty_folders():
     items = [Item(name, name, "") for name in ("a_x.png", "a/x.png", "b/x.png", "a/x.jpg", "a_x_png.png")]
     names = unique_names(items)
     assert len(set(names)) == len(names)
+
+
+def test_most_and_middle_measure_a_part() -> None:
+    """The first pictures, and of each the middle; lq is made of the cut picture."""
+    options = ValImagesOptions(dataroot_gt="bundled", pictures=["astronaut", "chelsea"], most=1, middle=16)
+    degradation = Bicubic(2)
+    pairs = ValidationSet(options, scale=2, degradation=degradation, seed=0, in_channels=3)
+    assert [pair.name for pair in pairs] == ["astronaut"]
+    whole = ValidationSet(
+        ValImagesOptions(dataroot_gt="bundled", pictures=["astronaut"]),
+        scale=2,
+        degradation=degradation,
+        seed=0,
+        in_channels=3,
+    )[0]
+    assert pairs[0].lq.shape == (16, 16, 3)
+    assert np.array_equal(pairs[0].gt, whole.gt[240:272, 240:272])

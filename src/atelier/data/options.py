@@ -174,6 +174,13 @@ class ValImagesOptions(ImagesOptions):
         None, description="makes lq of this set's clean pictures; null: the run's degradation"
     )
 
+    most: int | None = Field(None, ge=1, description="measure the first so many pictures only; null: all")
+    middle: int | None = Field(
+        None,
+        ge=16,
+        description="measure the middle of pictures only, so many lq pixels a side; null: all of them",
+    )
+
     @model_validator(mode="after")
     def _one_lq(self) -> ValImagesOptions:
         if self.degradation is not None and self.dataroot_lq is not None:

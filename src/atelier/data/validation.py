@@ -70,7 +70,8 @@ class ValidationSet(Sequence[Pair]):
             raise UserError(
                 f"data set '{options.name}' has no dataroot_lq, so a degradation must make lq of its clean pictures"
             )
-        self.names = unique_names(self._pictures.gt.items)
+        self.names = unique_names(self._pictures.gt.items)[: options.most]
+        self._middle = options.middle
         self.fingerprint = self._pictures.fingerprint
 
     def __len__(self) -> int:
@@ -86,11 +87,9 @@ class ValidationSet(Sequence[Pair]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         pictures = self._pictures
-        height, width, _ = pictures.lq_shapes[index]
-        whole = fit_channels(pictures.gt.read(index), self.in_channels, self._grey_from)
-        gt = np.ascontiguousarray(whole[: height * self.scale, : width * self.scale])
+        gt = self._part(pictures.gt.read(index), index, self.scale)
         if pictures.lq is not None:
-            lq = fit_channels(pictures.lq.read(index), self.in_channels, self._grey_from)
+            lq = self._part(pictures.lq.read(index), index, 1)
         else:
             assert self._degradation is not None
             streams = Streams(self.seed, 0, index)
@@ -98,6 +97,14 @@ class ValidationSet(Sequence[Pair]):
             lq = self._degradation.apply(gt, parameters, streams)
             gt = self._degradation.target(gt, parameters, streams)
         return Pair(self.names[index], lq, gt)
+
+    def _part(self, picture: Pixels, index: int, unit: int) -> Pixels:
+        """What is measured of a picture, with the network's channels; ``unit``: the side of an lq pixel in it."""
+        height, width, _ = self._pictures.lq_shapes[index]
+        down, across = min(height, self._middle or height), min(width, self._middle or width)
+        top, left = (height - down) // 2 * unit, (width - across) // 2 * unit
+        part = picture[top : top + down * unit, left : left + across * unit]
+        return fit_channels(np.ascontiguousarray(part), self.in_channels, self._grey_from)
 
 
 def unique_names(items: Sequence[Item]) -> list[str]:

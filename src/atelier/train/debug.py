@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from atelier.errors import RunStopped
-from atelier.options.schema import RunOptions
+from atelier.options.schema import DatasetsOptions, RunOptions
 from atelier.train.checkpoint import CheckpointStore
 from atelier.train.distributed import Ranks, choose_device
 from atelier.train.folder import RunFolder
@@ -16,15 +18,21 @@ from atelier.train.trainer import Trainer
 STEPS = 8
 
 
-def debug_options(options: RunOptions) -> RunOptions:
+#: On the CPU a debug run is to take a minute, not an hour: samples a step, and lq pixels a side.
+CPU_BATCH, CPU_SIDE = 2, 64
+
+
+def debug_options(options: RunOptions, *, on_cpu: bool = False) -> RunOptions:
     """The same run, eight steps long: prints each step, validates on two pictures at half way and at the end.
 
-    Nothing is written outside ``experiments/debug_NAME``: pictures are read without the shard cache.
+    Nothing is written outside ``experiments/debug_NAME``: pictures are read without the shard cache. ``on_cpu`` also
+    makes batch, crops and validation pictures small; on a GPU their full size is what is to be tried.
     """
     name = f"debug_{options.name}"
     return options.model_copy(
         update={
             "name": name,
+            "datasets": _datasets(options, on_cpu),
             "train": options.train.model_copy(update={"total_iter": STEPS}),
             "val": options.val.model_copy(update={"val_freq": STEPS // 2, "max_images": 2}),
             "logger": options.logger.model_copy(
@@ -38,6 +46,23 @@ def debug_options(options: RunOptions) -> RunOptions:
     )
 
 
+def _datasets(options: RunOptions, on_cpu: bool) -> DatasetsOptions:
+    """Two pictures of each validation set; on the CPU small batches, crops and pictures as well."""
+    side = {"middle": CPU_SIDE} if on_cpu else {}
+    changes: dict[str, object] = {
+        key: each.model_copy(update={"most": min(each.most or 2, 2), **side})
+        for key, each in options.datasets.validation.items()
+    }
+    if on_cpu:
+        train, scale = options.datasets.train, options.scale
+        # Windows divide it, and the eighths that a U-Net halves its way down to.
+        multiple = math.lcm(options.network_g.size_multiple, 8)
+        lq_size = min(train.gt_size // scale, CPU_SIDE // multiple * multiple)
+        batch = min(train.batch_size_per_gpu, CPU_BATCH * options.train.accumulate)
+        changes["train"] = train.model_copy(update={"gt_size": lq_size * scale, "batch_size_per_gpu": batch})
+    return options.datasets.model_copy(update=changes)
+
+
 def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
     """Run it, then load the last checkpoint into fresh networks and compare every value.
 
@@ -47,7 +72,8 @@ def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
     Raises:
         UserError: whatever would also have stopped the real run.
     """
-    short = debug_options(options)
+    on_cpu = choose_device(options.num_gpu).type == "cpu"
+    short = debug_options(options, on_cpu=on_cpu)
     folder = RunFolder(short.run_dir)
     if launcher == "none":
         folder.remove()
@@ -57,8 +83,10 @@ def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
     if result.report is None:
         return ""
     checked = check_resume(short, folder)
+    data = short.datasets.train
+    small = f" ({data.batch_size_per_gpu} crops of {data.gt_size}: small, for the CPU)" if on_cpu else ""
     return (
-        f"debug: {STEPS} steps, validation, checkpoint and report work; {checked}. "
+        f"debug: {STEPS} steps{small}, validation, checkpoint and report work; {checked}. "
         f"Everything it wrote is in {folder.root}"
     )
 
