@@ -4,7 +4,9 @@
 
 One step is forward, L1 loss, backward and a fused Adam update, float32, drop path 0. Times are taken in turn
 (A B A B ...) on this process; ratios are of medians. "gradient error" is the largest difference of a parameter's
-gradient in the first step, relative to the largest entry of that gradient.
+gradient in the first step, relative to the largest entry of that gradient. "floor" is the time that the step's
+products alone would take: forward once, backward twice, at the rate of this machine's best matrix product (square,
+2048), measured in the same run; how far a form is from it stands behind.
 
 Memory, two ways. "resident": growth of the peak resident size over three steps, each network in a fresh process
 (the kernel's high-water mark, reset after the network is built where the system allows it). "saved": bytes that
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +27,8 @@ import torch
 from swinir_cases import CASES, Case, medians, pair
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from atelier.archs.info import count_macs
 
 FORMS = ("spandrel", "ours")
 
@@ -109,6 +114,23 @@ def resident_growth(name: str, form: str, threads: int) -> int:
     return int(answer.get())
 
 
+def product_rate() -> float:
+    """Floating-point operations a second of a 2048 x 2048 x 2048 product, the best of ten."""
+    side = 2048
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
+
+
+def floor_seconds(net: nn.Module, case: Case, rate: float) -> float:
+    batch, channels, height, width = case.input_shape
+    return 3 * 2 * batch * count_macs(net, channels, (height, width)).total / rate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -120,8 +142,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(
-        f"torch {torch.__version__}, {arguments.threads} threads; medians of {arguments.rounds}; target: ratio 1.0"
+        f"torch {torch.__version__}, {arguments.threads} threads; medians of {arguments.rounds}; target: ratio 1.2"
     )
+    rate = product_rate()
+    print(f"best matrix product of this machine: {rate / 1e9:.0f} GFLOP/s")
     print(f"{'network':<28}{'form':<10}{'ms':>8}{'ratio':>8}{'cpu ratio':>11}{'resident':>11}{'saved':>10}")
     for name in arguments.case:
         case = CASES[name]
@@ -137,6 +161,9 @@ def main() -> None:
         for form, size, (wall, cpu) in zip(FORMS, saved, times, strict=True):
             print(f"{case.title:<28}{form:<10}{wall * 1e3:>8.0f}{times[0][0] / wall:>8.2f}", end="")
             print(f"{times[0][1] / cpu:>11.2f}{memory[form]:>11}{f'{size / 1e6:.0f} MB':>10}", flush=True)
+        floor = floor_seconds(nets[1], case, rate)
+        away = ", ".join(f"{form} {wall / floor:.1f}x" for form, (wall, _) in zip(FORMS, times, strict=True))
+        print(f"{case.title:<28}floor {floor * 1e3:.0f} ms; above it: {away}", flush=True)
         print(f"{case.title:<28}gradient error {gradient_error(case):.1e}", flush=True)
 
 
