@@ -175,19 +175,18 @@ class _MixTaps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        tensors: Any = arguments[:-1]
-        size: Size = arguments[-1]
+        *tensors, ctx.size = arguments
         ctx.save_for_backward(*tensors)
-        ctx.size = size
         with torch.autocast(tensors[3].device.type, enabled=False):
-            return _mix(*tensors, size=size)
+            return _mix(*arguments)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tensors: Any = ctx.saved_tensors
+        tensors = ctx.saved_tensors
+        arguments: Any = (*tensors, ctx.size)
         with torch.autocast(tensors[3].device.type, enabled=False):
-            results = _gradients(_Taps(*tensors, size=ctx.size), gradients[0])
+            results = _gradients(_Taps(*arguments), gradients[0])
         shaped = [
             each.view_as(tensor).to(tensor.dtype) for each, tensor in zip(results, tensors, strict=True)
         ]
