@@ -200,7 +200,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_weights_and_network_the_message_names_both_remedies(offline):
+def test_without_weights_and_network_the_message_names_all_remedies(offline):
     with pytest.raises(UserError) as error:
         options(vgg_weights=None).build()
     text = str(error.value)
@@ -210,6 +210,7 @@ def test_without_weights_and_network_the_message_names_both_remedies(offline):
         "vgg_weights: PATH",
         "network",
         "no route",
+        "train.perceptual_opt=~",
     ):
         assert part in text
 

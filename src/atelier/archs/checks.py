@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from atelier.archs.network_options import NetworkOptions
 from atelier.errors import UserError
+from atelier.options.base import Component
 
-N = TypeVar("N", bound=NetworkOptions)
+N = TypeVar("N", bound=Component)
 
 
 def checked(options_class: type[N], /, **arguments: Any) -> N:

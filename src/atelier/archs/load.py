@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from atelier.archs.facts import NetworkFacts, facts_of
 from atelier.archs.load_report import LoadMode, LoadReport
 from atelier.archs.network_options import NetworkOptions
-from atelier.archs.registry import NETWORKS
+from atelier.archs.registry import DISCRIMINATORS, NETWORKS
 from atelier.archs.weights import StateFile, read_weights
 from atelier.errors import UserError
 from atelier.files import sha256_of
@@ -240,6 +240,10 @@ def _through_spandrel(file: StateFile) -> LoadedNetwork:
     from atelier.archs.foreign import network_from_state
 
     arch = file.metadata.get("arch")
+    if isinstance(arch, str) and arch in DISCRIMINATORS:
+        raise UserError(
+            f"{_name(file)} holds a discriminator ({arch}), which makes no pictures; use the net_g file"
+        )
     if isinstance(arch, str) and isinstance(file.metadata.get("options"), Mapping) and arch not in NETWORKS:
         raise UserError(
             f"{_name(file)} was written by the network '{arch}' of a plug-in; name its module with --plugin "

@@ -1,11 +1,12 @@
-"""The table of networks; a new one is one line here."""
+"""The tables of networks and discriminators; a new one is one line here."""
 
 from __future__ import annotations
 
+from atelier.archs.discriminator_options import DiscriminatorOptions
 from atelier.archs.network_options import NetworkOptions
 from atelier.options.base import Registry
 
-__all__ = ["NETWORKS", "NetworkOptions"]
+__all__ = ["DISCRIMINATORS", "NETWORKS", "DiscriminatorOptions", "NetworkOptions"]
 
 NETWORKS: Registry[NetworkOptions] = Registry(
     "network",
@@ -16,4 +17,9 @@ NETWORKS: Registry[NetworkOptions] = Registry(
         "DnCNN": "atelier.archs.dncnn_options:DnCNNOptions",
         "MSRResNet1": "atelier.archs.msrresnet_options:MSRResNet1Options",
     },
+)
+
+DISCRIMINATORS: Registry[DiscriminatorOptions] = Registry(
+    "discriminator",
+    {"UNetDiscriminatorSN": "atelier.archs.unet_discriminator_options:UNetDiscriminatorSNOptions"},
 )

@@ -113,7 +113,10 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 def summary(options: RunOptions) -> str:
     """What the run would do, in a few lines: network, data, losses, steps."""
     train = options.datasets.train
-    losses = ", ".join(f"{loss.type} x {loss.loss_weight:g}" for loss in options.train.all_losses)
+    terms = [(loss.type, loss.loss_weight) for loss in options.train.all_losses]
+    if options.train.gan_opt is not None:
+        terms.append((options.train.gan_opt.type, options.train.gan_opt.loss_weight))
+    losses = ", ".join(f"{name} x {weight:g}" for name, weight in terms)
     optimizer = options.train.optim_g
     rate = getattr(optimizer, "lr", None)
     rows = {

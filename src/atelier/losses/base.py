@@ -10,6 +10,7 @@ from pydantic import Field
 from atelier.options.base import Component, Registry
 
 if TYPE_CHECKING:
+    from atelier.losses.gan import GANLoss
     from atelier.losses.module import Loss
 
 Reduction = Literal["mean", "sum"]
@@ -27,6 +28,16 @@ class LossOptions(Component):
         """The working loss, on the CPU; raises :class:`~atelier.errors.UserError` where files are missing."""
 
 
+class AdversarialLossOptions(Component):
+    """Options of a loss on a discriminator's logits (``train.gan_opt``): it compares no pictures, so it is no Loss."""
+
+    loss_weight: PositiveWeight = 1.0
+
+    @abstractmethod
+    def build(self) -> GANLoss:
+        """The working loss."""
+
+
 LOSSES: Registry[LossOptions] = Registry(
     "loss",
     {
@@ -38,4 +49,8 @@ LOSSES: Registry[LossOptions] = Registry(
         "FFTLoss": "atelier.losses.fft:FFTLossOptions",
         "PerceptualLoss": "atelier.losses.perceptual:PerceptualLossOptions",
     },
+)
+
+GAN_LOSSES: Registry[AdversarialLossOptions] = Registry(
+    "GAN loss", {"GANLoss": "atelier.losses.gan:GANLossOptions"}
 )

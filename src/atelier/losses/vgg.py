@@ -210,7 +210,7 @@ def _find_or_download(vgg_type: VggType) -> Path:
             f"PerceptualLoss needs the weights of {vgg_type}: not found at {searched}, and downloading {url} "
             f"failed ({error}). Either connect this computer to the network once and start again, or copy "
             f"the file from that address to '{places[0]}' (or anywhere else, named by 'vgg_weights: PATH' in "
-            "the loss's options)"
+            "the loss's options), or switch the perceptual term off: train.perceptual_opt=~"
         ) from error
     return target
 

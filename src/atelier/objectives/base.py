@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from atelier.losses.base import LossOptions
+from atelier.losses.base import AdversarialLossOptions, LossOptions
 from atelier.options.base import Component, Registry
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Part:
     """One backward pass of a step.
 
     Attributes:
-        role: the network it trains ("g").
+        role: the network it trains ("g", "d").
         total: 0-d, graph attached: the sum of the terms.
         terms: log name ("l_g_pix") -> detached 0-d tensor, already weighted.
     """
@@ -88,16 +88,23 @@ class ObjectiveOptions(Component):
 
     @abstractmethod
     def build(
-        self, *, nets: Mapping[str, nn.Module], losses: Sequence[LossOptions], device: torch.device
+        self,
+        *,
+        nets: Mapping[str, nn.Module],
+        losses: Sequence[LossOptions],
+        device: torch.device,
+        gan: AdversarialLossOptions | None = None,
     ) -> Objective:
         """The working objective, its own modules on ``device``.
 
-        ``nets[role]`` may be wrapped (DDP, compile) and is only ever called. Raises
-        :class:`~atelier.errors.UserError` where a loss cannot be built.
+        ``nets[role]`` may be wrapped (DDP, compile) and is only ever called. ``gan`` is the run's ``train.gan_opt``; it
+        is there only where ``roles`` names a discriminator. Raises :class:`~atelier.errors.UserError` where a loss
+        cannot be built.
         """
 
 
 OBJECTIVES: Registry[ObjectiveOptions] = Registry(
-    "objective", {"pixel": "atelier.objectives.pixel:PixelOptions"}
+    "objective",
+    {"pixel": "atelier.objectives.pixel:PixelOptions", "gan": "atelier.objectives.gan:GanOptions"},
 )
 DEFAULT_OBJECTIVE = "pixel"

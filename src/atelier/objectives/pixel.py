@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from atelier.errors import UserError
-from atelier.losses.base import LossOptions
+from atelier.losses.base import AdversarialLossOptions, LossOptions
 from atelier.objectives.base import Objective, ObjectiveOptions, Part, TrainingBatch
 from atelier.objectives.terms import named_terms, part_of
 
@@ -24,7 +24,12 @@ class PixelOptions(ObjectiveOptions):
     roles: ClassVar[tuple[str, ...]] = ("g",)
 
     def build(
-        self, *, nets: Mapping[str, nn.Module], losses: Sequence[LossOptions], device: torch.device
+        self,
+        *,
+        nets: Mapping[str, nn.Module],
+        losses: Sequence[LossOptions],
+        device: torch.device,
+        gan: AdversarialLossOptions | None = None,
     ) -> Objective:
         """Raises :class:`~atelier.errors.UserError` where there is no loss at all."""
         if not losses:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from atelier.objectives.base import Part
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from atelier.losses.module import Loss
 
 
-def named_terms(losses: Iterable[Loss], prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Every term of every loss, graph attached; a name that comes again gets ``_2``, ``_3`` ..."""
-    terms: dict[str, Tensor] = {}
+def named_terms(
+    losses: Iterable[Loss], prediction: Tensor, target: Tensor, known: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Every term of every loss after those ``known``, graph attached; a name that comes again gets ``_2`` ..."""
+    terms = dict(known or {})
     for loss in losses:
         for name, value in loss(prediction, target).items():
             unique, count = name, 1

@@ -20,12 +20,12 @@ from pydantic import (
 )
 
 from atelier.archs.initialise_options import WeightInitOptions
-from atelier.archs.registry import NETWORKS, NetworkOptions
+from atelier.archs.registry import DISCRIMINATORS, NETWORKS, DiscriminatorOptions, NetworkOptions
 from atelier.compress.options import InheritOptions
 from atelier.data.options import DATASETS, VAL_DATASETS, CacheOptions, TrainImagesOptions, ValImagesOptions
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
 from atelier.errors import did_you_mean
-from atelier.losses.base import LOSSES, LossOptions
+from atelier.losses.base import GAN_LOSSES, LOSSES, AdversarialLossOptions, LossOptions
 from atelier.metrics.options import METRICS, MetricOptions
 from atelier.objectives.base import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveOptions
 from atelier.options.base import Options, Registered
@@ -35,7 +35,9 @@ from atelier.train.regularizer_options import RegularizerOptions
 from atelier.train.schedules import SCHEDULERS, SchedulerOptions
 
 Network = Annotated[SerializeAsAny[NetworkOptions], Registered(NETWORKS)]
+Discriminator = Annotated[SerializeAsAny[DiscriminatorOptions], Registered(DISCRIMINATORS)]
 Loss = Annotated[SerializeAsAny[LossOptions], Registered(LOSSES)]
+GanLoss = Annotated[SerializeAsAny[AdversarialLossOptions], Registered(GAN_LOSSES, default="GANLoss")]
 Metric = Annotated[SerializeAsAny[MetricOptions], Registered(METRICS)]
 Optimizer = Annotated[SerializeAsAny[OptimizerOptions], Registered(OPTIMIZERS, default="Adam")]
 Scheduler = Annotated[SerializeAsAny[SchedulerOptions], Registered(SCHEDULERS, default="constant")]
@@ -67,6 +69,13 @@ class PathOptions(Options):
         0.01, ge=0, le=1, description="flexible and inherit: refuse below this share of the weights"
     )
     inherit: InheritOptions = InheritOptions()
+    pretrain_network_d: Path | None = Field(
+        None, description="weights the discriminator starts from; null: at random"
+    )
+    param_key_d: str | None = Field(None, description="which entry of that file; null: params")
+    load_d: Literal["strict", "flexible"] = Field(
+        "strict", description="the same as load, for the discriminator"
+    )
     resume: Literal["auto", "never"] | None = Field(
         None,
         description="auto: continue from the newest checkpoint of this name, if there is one; never: start afresh; "
@@ -86,7 +95,9 @@ class PathOptions(Options):
     )
     experiments_root: Path = Field(Path("experiments"), description="folder that holds one folder per run")
 
-    @field_validator("pretrain_network_g", "pretrain_network_ema", "resume_state", "experiments_root")
+    @field_validator(
+        "pretrain_network_g", "pretrain_network_ema", "pretrain_network_d", "resume_state", "experiments_root"
+    )
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -117,6 +128,7 @@ class TrainOptions(Options):
     total_iter: int = Field(500_000, ge=1, description="optimiser steps of the whole run")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     optim_g: Optimizer = Field(default_factory=lambda: OPTIMIZERS.options_class("Adam")(type="Adam"))
+    optim_d: Optimizer | None = Field(None, description="the discriminator's optimiser; null: as optim_g")
     scheduler: Scheduler = Field(
         default_factory=lambda: SCHEDULERS.options_class("constant")(type="constant")
     )
@@ -136,12 +148,21 @@ class TrainOptions(Options):
     losses: list[Loss] = Field(default_factory=list, description="all loss terms; default: one L1Loss")
     pixel_opt: Loss | None = Field(None, description="BasicSR's name for one pixel loss")
     perceptual_opt: Loss | None = Field(None, description="BasicSR's name for the perceptual loss")
+    gan_opt: GanLoss | None = Field(None, description="the loss on a discriminator's logits (objective gan)")
 
     @property
     def all_losses(self) -> list[LossOptions]:
-        """Every loss term in order: ``pixel_opt``, ``perceptual_opt``, then ``losses``; L1 when none is given."""
+        """Every loss of pictures in order: ``pixel_opt``, ``perceptual_opt``, then ``losses``.
+
+        L1 when none is given and there is no ``gan_opt`` either.
+        """
         named = [loss for loss in (self.pixel_opt, self.perceptual_opt) if loss is not None]
-        return [*named, *self.losses] or [LOSSES.options_class("L1Loss")(type="L1Loss")]
+        given = [*named, *self.losses]
+        return given if given or self.gan_opt is not None else [LOSSES.options_class("L1Loss")(type="L1Loss")]
+
+    def optimizer_of(self, role: str) -> OptimizerOptions:
+        """The optimiser of a network: ``optim_d`` for the discriminator where it is given, else ``optim_g``."""
+        return self.optim_d if role == "d" and self.optim_d is not None else self.optim_g
 
 
 class ValOptions(Options):
@@ -242,6 +263,9 @@ class RunOptions(Options):
     degradation: Degradation | None = Field(None, description="how lq is made from clean gt; default bicubic")
     datasets: DatasetsOptions
     network_g: Network
+    network_d: Discriminator | None = Field(
+        None, description="the discriminator; only where the objective has one"
+    )
     path: PathOptions = PathOptions()
     train: TrainOptions = Field(default_factory=TrainOptions)
     val: ValOptions = Field(default_factory=ValOptions)
@@ -315,6 +339,46 @@ class RunOptions(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _discriminator(self) -> RunOptions:
+        """The parts of adversarial training come together or not at all, and fit the crops."""
+        kind, network = self.objective.type, self.network_d
+        has_discriminator = "d" in type(self.objective).roles
+        given = {
+            "network_d": network,
+            "train.gan_opt": self.train.gan_opt,
+            "train.optim_d": self.train.optim_d,
+            "path.pretrain_network_d": self.path.pretrain_network_d,
+            "path.param_key_d": self.path.param_key_d,
+        }
+        if not has_discriminator:
+            idle = [key for key, value in given.items() if value is not None]
+            if idle:
+                raise ValueError(
+                    f"{', '.join(idle)}: objective {kind} has no discriminator; say objective: {{type: gan}} or leave "
+                    "that out"
+                )
+            return self
+        if network is None:
+            raise ValueError(
+                f"objective {kind} trains a discriminator: give network_d, for example "
+                "network_d: {type: UNetDiscriminatorSN}"
+            )
+        if self.train.gan_opt is None and kind == "gan":
+            raise ValueError(
+                "objective gan needs train.gan_opt, for example gan_opt: {type: GANLoss, loss_weight: 0.1}"
+            )
+        if network.in_channels != self.network_g.out_channels:
+            raise ValueError(
+                f"network_d judges pictures of {network.in_channels} channels, network_g gives "
+                f"{self.network_g.out_channels}; make them equal"
+            )
+        try:
+            network.check_size(self.datasets.train.gt_size)
+        except ValueError as error:
+            raise ValueError(f"datasets.train.gt_size {error}") from None
+        return self
+
     def _uses_degradation(self) -> bool:
         """Some set has clean pictures alone and no degradation of its own."""
         sets = self.datasets.validation.values()
@@ -339,6 +403,11 @@ class RunOptions(Options):
             notes.append("no datasets.val: nothing will be measured and no best checkpoint is kept")
         elif self.val.val_freq > self.train.total_iter:
             notes.append(f"val.val_freq {self.val.val_freq} is above total_iter: only the end is validated")
+        init_iters = getattr(self.objective, "net_d_init_iters", 0)
+        if init_iters >= self.train.total_iter:
+            notes.append(
+                f"objective.net_d_init_iters {init_iters} is the whole run: the generator never learns"
+            )
         if self.train.warmup_iter > self.train.total_iter:
             notes.append("train.warmup_iter is above total_iter: the full learning rate is never reached")
         return notes

@@ -17,29 +17,31 @@ class Meters:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add one step's values; no host synchronisation."""
         for name, value in values.items():
             value = value.detach().to(torch.float64)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self, ranks: Ranks) -> dict[str, float]:
-        """Mean of each value since the last call, over steps and ranks; starts afresh."""
-        if not self._count:
-            return {}
+        """Mean of each value since the last call, over the steps that gave it and over ranks; starts afresh."""
         names = list(self._sums)
-        means = ranks.mean(torch.stack([self._sums[name] for name in names]) / self._count)
-        self._sums, self._count = {}, 0
+        if not names:
+            return {}
+        means = ranks.mean(torch.stack([self._sums[name] / self._counts[name] for name in names]))
+        self._sums, self._counts = {}, {}
         return dict(zip(names, means.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and count."""
-        return {"sums": dict(self._sums), "count": self._count}
+        """Sums and counts."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._sums = {name: value.to(self._device) for name, value in state.get("sums", {}).items()}
-        self._count = int(state.get("count", 0))
+        # Checkpoints of earlier versions have one count for all names.
+        common = int(state.get("count", 0))
+        self._counts = {name: int(state.get("counts", {}).get(name, common)) for name in self._sums}

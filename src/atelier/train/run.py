@@ -196,6 +196,10 @@ class _Run:
     def _begin(self, origin: Origin, trainer: Trainer, samples: Batch | None) -> None:
         """A new run, which may begin with what another one has learned."""
         trainer.iteration = origin.iteration
+        trainer.begin_discriminator()
+        if origin.checkpoint is not None:
+            carried = trainer.carry_discriminator(origin.state, origin.checkpoint)
+            self.beginnings += [carried] if carried is not None else []
         report = trainer.start_report
         if report is None:
             return
@@ -278,6 +282,8 @@ class _Run:
             say(f"note: {note}")
         if trainer.start_report is not None:
             say(trainer.start_report.text())
+        if trainer.start_report_d is not None:
+            say(trainer.start_report_d.text("D"))
         for line in self.beginnings:
             say(line)
         if restored:

@@ -20,7 +20,7 @@ from atelier.archs.compiling import compile_blocks
 from atelier.archs.initialise import initialise
 from atelier.archs.load import load_state
 from atelier.archs.load_report import LoadReport
-from atelier.archs.weights import save_weights
+from atelier.archs.weights import read_weights, save_weights
 from atelier.compress.start import start_from
 from atelier.data.batch import Batch
 from atelier.errors import UserError
@@ -75,14 +75,18 @@ class Trainer:
             initialise(self.nets["g"], train.weight_init)
         self.ema = EMA(self.nets["g"], train.ema_decay) if train.ema_decay > 0 else None
         self.start_report = self._begin_with(start, calibration) if start is not None else None
-        self._wrapped = {role: self._wrap(net) for role, net in self.nets.items()}
+        self.start_report_d: LoadReport | None = None
+        self._wrapped = {role: self._wrap(role, net) for role, net in self.nets.items()}
         self.objective = options.objective.build(
-            nets=self._wrapped, losses=train.all_losses, device=ranks.device
+            nets=self._wrapped,
+            losses=train.all_losses,
+            device=ranks.device,
+            **({"gan": train.gan_opt} if train.gan_opt is not None else {}),
         )
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, Callable[[int], float]] = {}
         for role, net in self.nets.items():
-            optimizer_options = getattr(train, f"optim_{role}")
+            optimizer_options = train.optimizer_of(role)
             self.optimizers[role] = optimizer_options.build(
                 [each for each in net.parameters() if each.requires_grad], ranks.device
             )
@@ -118,8 +122,34 @@ class Trainer:
             found[role] = network
         return found
 
-    def _wrap(self, net: nn.Module) -> nn.Module:
-        if self.options.train.compile:
+    def begin_discriminator(self) -> None:
+        """Load ``path.pretrain_network_d``, if it is given; for a new run, before its first step.
+
+        Raises:
+            UserError: the file cannot be read or does not fit.
+        """
+        path = self.options.path
+        if path.pretrain_network_d is not None:
+            file = read_weights(path.pretrain_network_d, path.param_key_d)
+            self.start_report_d = load_state(self.nets["d"], file, path.load_d, min_loaded=path.min_loaded)
+
+    def carry_discriminator(self, state: Mapping[str, Any], checkpoint: Checkpoint) -> str | None:
+        """Take over the discriminator of a checkpoint that a new run begins with, its moments by name.
+
+        Returns:
+            What became of it in one line; None where either side has no discriminator, or this run names a file for it.
+        """
+        if "d" not in self.nets or "d" not in checkpoint.models or self.start_report_d is not None:
+            return None
+        try:
+            load_state(self.nets["d"], checkpoint.weights("d", state)[0])
+        except UserError:
+            return f"discriminator: {checkpoint.models['d'].name} holds another one; it starts anew"
+        moments = self.carry_moments(state, self._trained_names("d"), role="d")
+        return f"discriminator: goes on from {checkpoint.models['d'].name}; {moments.text()}"
+
+    def _wrap(self, role: str, net: nn.Module) -> nn.Module:
+        if self.options.train.compile and role == "g":
             compile_blocks(net)
         if self.ranks.world == 1:
             return net
@@ -203,7 +233,8 @@ class Trainer:
             self.scaler.update()
         regularizer = self.options.train.regularizer
         # KAIR leaves the weights of a step that is saved as the optimiser made them.
-        if regularizer is not None and step % self.options.logger.save_checkpoint_freq:
+        saves = step % self.options.logger.save_checkpoint_freq == 0
+        if regularizer is not None and "g" in active and not saves:
             apply_regularizer(self.nets["g"], regularizer, step)
         if self.ema is not None:
             self.ema.update()
@@ -282,7 +313,10 @@ class Trainer:
         """
         for role, net in self.nets.items():
             if role not in checkpoint.models:
-                raise UserError(f"the checkpoint holds no network_{role}")
+                raise UserError(
+                    f"the checkpoint of step {checkpoint.iteration} holds no network_{role}; start a run of another "
+                    f"name from it: path.pretrain_network_g={checkpoint.models['g']}"
+                )
             trained, average = checkpoint.weights(role, state)
             load_state(net, trained)
             if role == "g" and self.ema is not None:
@@ -312,17 +346,18 @@ class Trainer:
         kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
         return f"optimiser ({kinds})"
 
-    def carry_moments(self, state: Mapping[str, Any], survivors: Collection[str]) -> Moments:
-        """Take over the generator's moments by name, for the parameters ``survivors`` alone (``train.moments``)."""
+    def carry_moments(self, state: Mapping[str, Any], survivors: Collection[str], role: str = "g") -> Moments:
+        """Take over a network's moments by name, for the parameters ``survivors`` alone (``train.moments``)."""
         past = state.get("past")
-        stored_type = past["train"]["optim_g"]["type"] if past else "Adam"
-        stored = state.get("optimizers") or [None]
+        stored_train = past["train"] if past else {}
+        stored_optim = stored_train.get(f"optim_{role}") or stored_train.get("optim_g") or {"type": "Adam"}
+        stored = dict(zip(state.get("roles", ["g"]), state.get("optimizers") or [], strict=False))
         return carry_moments(
-            self.optimizers["g"],
-            self._trained_names("g"),
-            stored[0],
-            state.get("parameters", {}).get("g", []),
-            stored_type=stored_type,
+            self.optimizers[role],
+            self._trained_names(role),
+            stored.get(role),
+            state.get("parameters", {}).get(role, []),
+            stored_type=stored_optim["type"],
             survivors=survivors,
         )
 
