@@ -59,6 +59,8 @@ def bundled(options_file: Path, root: Path, given: list[str] | None = None) -> l
     for part in ("train", "val"):
         if getattr(options.datasets, part).dataroot_lq is not None:
             overrides += [f"datasets.{part}.dataroot_lq=~", f"datasets.{part}.filename_tmpl='{{}}'"]
+    if options.network_d is not None:
+        overrides.append("network_d.num_feat=8")
     if options.network_g.type == "SwinIR":
         overrides += ["network_g.embed_dim=12", "network_g.depths=[2]", "network_g.num_heads=[2]"]
     return overrides
