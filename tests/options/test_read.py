@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from atelier.options.read import load_run_options
+from support import small_run
 
 Refusal = Callable[..., str]
 
@@ -192,3 +193,14 @@ def test_a_plugin_beside_the_option_file_registers_its_component(run_file: Path,
         [sys.executable, "-c", _USE], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+def test_warnings_name_what_is_probably_not_meant(tmp_path: Path) -> None:
+    run = small_run(
+        tmp_path,
+        degradation={"type": "gaussian_noise", "sigma": 25, "noise_seed": 0},
+        train={"accumulate": 2, "losses": [{"type": "MSELoss", "reduction": "sum"}]},
+    )
+    notes = "\n".join(load_run_options(run).warnings())
+    assert "noise_seed" in notes
+    assert "divided by train.accumulate" in notes

@@ -408,6 +408,18 @@ class RunOptions(Options):
             notes.append(
                 f"objective.net_d_init_iters {init_iters} is the whole run: the generator never learns"
             )
+        if self.train.accumulate > 1 and any(
+            getattr(loss, "reduction", "mean") == "sum" for loss in self.train.all_losses
+        ):
+            notes.append(
+                "a loss with reduction: sum is averaged over micro-batches (and ranks), so its gradient is that of "
+                "the sum divided by train.accumulate"
+            )
+        if getattr(self.degradation, "noise_seed", None) is not None:
+            notes.append(
+                "degradation.noise_seed gives every training sample the same field of noise; it belongs into "
+                "datasets.val.degradation"
+            )
         if self.train.warmup_iter > self.train.total_iter:
             notes.append("train.warmup_iter is above total_iter: the full learning rate is never reached")
         return notes
