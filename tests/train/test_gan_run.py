@@ -339,6 +339,22 @@ class TestStarts:
             train(plain(tmp_path), quiet=True, auto_resume=True, accept_changes=True)
 
 
+@pytest.mark.slow
+def test_a_discriminator_with_batch_norm_resumes_exactly(tmp_path: Path) -> None:
+    runs = []
+    for name, first in (("whole", 8), ("half", 4)):
+        options = plain(tmp_path)
+        options["name"] = name
+        options["network_d"] = {"type": "VGGStyleDiscriminator", "num_feat": 4}
+        options["datasets"]["train"] |= {"gt_size": 128}
+        options["datasets"].pop("val")
+        options["train"]["gan_opt"] = {"type": "GANLoss", "relativistic": True}
+        train(options, [f"train.total_iter={first}"], quiet=True)
+        runs.append(train(options, quiet=True, auto_resume=True).folder)
+    assert_same(*(state_of(run, 8) for run in runs))
+    assert_same(*(discriminator(run, 8) for run in runs))
+
+
 def change(options: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     *sections, last = key.split(".")
     inner = options

@@ -21,5 +21,8 @@ NETWORKS: Registry[NetworkOptions] = Registry(
 
 DISCRIMINATORS: Registry[DiscriminatorOptions] = Registry(
     "discriminator",
-    {"UNetDiscriminatorSN": "atelier.archs.unet_discriminator_options:UNetDiscriminatorSNOptions"},
+    {
+        "UNetDiscriminatorSN": "atelier.archs.unet_discriminator_options:UNetDiscriminatorSNOptions",
+        "VGGStyleDiscriminator": "atelier.archs.vgg_discriminator_options:VGGStyleDiscriminatorOptions",
+    },
 )
