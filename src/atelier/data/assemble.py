@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -95,22 +95,38 @@ class Assembler:
 
     def sample(self, step: int, k: int) -> tuple[Pixels, Pixels, str]:
         """``(gt, lq, name)`` of sample ``k`` of step ``step``, HWC."""
+        step, k = self.plan.origin(step, k)
         draw = self.plan.draw(step, k)
         streams = Streams(self.plan.seed, step, k)
-        grey = self._grey(streams)
         name = f"{self.gt.places[draw.picture]} @ {draw.y * self.scale},{draw.x * self.scale}"
         if self.lq is not None:
+            grey = self._grey(streams)
             gt = self._cut(self.gt.picture(draw.picture), draw, self.scale, 0, grey)
             lq = self._cut(self.lq.picture(draw.picture), draw, 1, 0, grey)
             return turn(gt.pixels, draw), turn(lq.pixels, draw), name
+        cut, parameters = self._to_degrade(draw, streams)
         assert self.degradation is not None
-        cut = self._cut(self.gt.picture(draw.picture), draw, self.scale, self.degradation.context, grey)
-        cut = turn_cut(cut, draw)
-        height, width, channels = cut.pixels.shape
-        parameters = self.degradation.draw(streams, (height, width, channels))
         lq_pixels = self.degradation.apply(cut.pixels, parameters, streams)
         gt_pixels = self.degradation.target(cut.pixels, parameters, streams)
         return trim(gt_pixels, cut, self.scale), trim(lq_pixels, cut, 1), name
+
+    def stages(self, step: int, k: int) -> tuple[dict[str, Any], Pixels, list[tuple[str, Pixels]]]:
+        """How sample ``k`` of step ``step`` is degraded: what was drawn, the clean crop with its surroundings, and
+        every step in words with the picture after it. The data set must have no lq of its own."""
+        step, k = self.plan.origin(step, k)
+        streams = Streams(self.plan.seed, step, k)
+        cut, parameters = self._to_degrade(self.plan.draw(step, k), streams)
+        assert self.degradation is not None
+        return parameters, cut.pixels, list(self.degradation.stages(cut.pixels, parameters, streams))
+
+    def _to_degrade(self, draw: SampleDraw, streams: Streams) -> tuple[Cut, dict[str, Any]]:
+        """The clean crop with its surroundings, turned, and the drawn parameters."""
+        assert self.degradation is not None
+        grey = self._grey(streams)
+        cut = self._cut(self.gt.picture(draw.picture), draw, self.scale, self.degradation.context, grey)
+        cut = turn_cut(cut, draw)
+        height, width, channels = cut.pixels.shape
+        return cut, self.degradation.draw(streams, (height, width, channels))
 
     def _grey(self, streams: Streams) -> Grey:
         if self.grey_from != "mixed":

@@ -104,6 +104,7 @@ class TrainingData:
             lq_size=options.gt_size // scale,
             use_hflip=options.use_hflip,
             use_rot=options.use_rot,
+            pool=degradation.pool if degradation is not None and pictures.lq is None else 0,
         )
         share = global_batch // world
         self.assembler = Assembler(

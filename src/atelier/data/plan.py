@@ -60,6 +60,7 @@ class SamplePlan:
         lq_size: side of the ``lq`` crop. Sides below it start at 0 and are padded by the reader.
         use_hflip: mirror left-right with probability 1/2.
         use_rot: mirror top-bottom and transpose, each with probability 1/2 (with ``use_hflip``: all 8 positions).
+        pool: 0, or: every sample is one of the ``pool`` before its step instead of its own (see :meth:`origin`).
     """
 
     def __init__(
@@ -71,13 +72,30 @@ class SamplePlan:
         lq_size: int,
         use_hflip: bool = True,
         use_rot: bool = True,
+        pool: int = 0,
     ) -> None:
         self.seed, self.global_batch, self.lq_size = seed, global_batch, lq_size
-        self.use_hflip, self.use_rot = use_hflip, use_rot
+        self.use_hflip, self.use_rot, self.pool = use_hflip, use_rot, pool
         self._sizes = np.asarray(lq_sizes, dtype=np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self._sizes)
+
+    def origin(self, step: int, sample: int) -> tuple[int, int]:
+        """The step and sample whose pair sample ``sample`` of step ``step`` is: its own but for a pool.
+
+        Real-ESRGAN's pool hands out pairs of earlier steps. Here the earlier pair is drawn, evenly from the last
+        ``pool`` before this step, by the sample's own stream, so nothing is kept and a resumed run does the same.
+        Pairs may come twice or never, which the original's pool avoids. While fewer than the drawn number of pairs
+        have passed, the sample is its own, as the original's are while its pool fills.
+        """
+        if not self.pool:
+            return step, sample
+        age = 1 + int(Streams(self.seed, step, sample)("pool").random() * self.pool)
+        number = (step - 1) * self.global_batch - age
+        if number < 0:
+            return step, sample
+        return number // self.global_batch + 1, number % self.global_batch
 
     def draw(self, step: int, sample: int) -> SampleDraw:
         """Sample ``sample`` (0-based inside the global batch) of step ``step`` (from 1)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,22 +12,30 @@ from torch import Tensor
 
 from atelier.data.batch import Batch
 from atelier.data.loader import TrainingData
-from atelier.degrade.base import Pixels
+from atelier.degrade.base import Pixels, to_uint8
+from atelier.files import atomic_write
 
 _GAP, _LINE = 8, 14
+_TILE, _LABEL_LINES = 256, 4
 
 
-def preview_sheet(data: TrainingData, path: Path, *, steps: Sequence[int] = (1,), limit: int = 64) -> int:
+def preview_sheet(
+    data: TrainingData, path: Path, *, steps: Sequence[int] = (1,), limit: int = 64, stages: int = 1
+) -> int:
     """Write a PNG with one tile per sample of the given steps: lq (enlarged by pixel repetition) left, gt right.
 
     Below each stands its number ``step.sample``, its file and the corner of its crop. Values outside of [0, 1]
     (noise) are clipped for showing only.
+
+    Beside it, where lq is made by a degradation, ``NAME_steps.png`` shows how the first samples are made, step by step
+    with everything drawn, and ``NAME_steps.json`` holds the same numbers in full.
 
     Args:
         data: whose batches are shown.
         path: the sheet.
         steps: which training steps.
         limit: at most so many samples.
+        stages: how many samples of the first step are shown step by step.
 
     Returns:
         How many samples are shown.
@@ -40,7 +50,57 @@ def preview_sheet(data: TrainingData, path: Path, *, steps: Sequence[int] = (1,)
         if len(tiles) >= limit:
             break
     write_sheet(path, tiles[:limit], labels[:limit])
+    if stages and data.assembler.degradation is not None:
+        count = min(stages, len(data.assembler.share))
+        write_stages(data, path.with_name(f"{path.stem}_steps.png"), step=steps[0], samples=range(count))
     return len(tiles[:limit])
+
+
+def write_stages(data: TrainingData, path: Path, *, step: int, samples: Sequence[int]) -> None:
+    """A picture with one row per sample of ``step``: the clean crop with its surroundings, then after every step.
+
+    Each picture is enlarged by whole pixels as far as it fits its place; sizes are named. The numbers are written
+    beside it as JSON: ``[{"step", "sample", "parameters"}]``.
+    """
+    rows: list[list[tuple[str, Pixels]]] = []
+    records = []
+    for sample in samples:
+        parameters, clean, stages = data.assembler.stages(step, sample)
+        rows.append([(f"{step}.{sample} clean", clean), *stages])
+        records.append({"step": step, "sample": sample, "parameters": parameters})
+    atomic_write(path.with_suffix(".json"), json.dumps(records, indent=1) + "\n")
+    _draw_rows(path, rows)
+
+
+def _draw_rows(path: Path, rows: Sequence[Sequence[tuple[str, Pixels]]]) -> None:
+    from PIL import Image, ImageDraw
+
+    from atelier.images import write_image
+
+    height, width = _TILE + _LINE * _LABEL_LINES + _GAP, _TILE + _GAP
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * width + _GAP, len(rows) * height + _GAP), (24, 24, 24))
+    draw = ImageDraw.Draw(sheet)
+    for down, row in enumerate(rows):
+        for across, (label, pixels) in enumerate(row):
+            corner = (_GAP + across * width, _GAP + down * height)
+            picture = Image.fromarray(_rgb8(pixels))
+            times = _TILE / max(picture.size)
+            if times >= 1:
+                times = int(times)
+            size = (max(1, int(picture.width * times)), max(1, int(picture.height * times)))
+            sheet.paste(
+                picture.resize(size, Image.Resampling.NEAREST if times >= 1 else Image.Resampling.BOX), corner
+            )
+            text = f"{across}. {label} ({pixels.shape[0]}x{pixels.shape[1]})"
+            lines = textwrap.wrap(text, width=_TILE // 6)[:_LABEL_LINES]
+            draw.text((corner[0], corner[1] + _TILE + 1), "\n".join(lines), fill=(230, 230, 230))
+    write_image(path, np.asarray(sheet))
+
+
+def _rgb8(pixels: Pixels) -> Pixels:
+    levels = to_uint8(pixels)
+    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3]
 
 
 def _tiles(batch: Batch, step: int) -> tuple[list[Pixels], list[str]]:

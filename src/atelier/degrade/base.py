@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,13 @@ class Degradation(ABC):
         context: how many ``lq`` pixels around an output pixel it depends on. Crops are degraded with that
             much of their surroundings, so that a crop's ``lq`` is the crop of the whole picture's ``lq``. Operators
             that draw per sample (noise, JPEG, the random pipelines) state what they need beyond that themselves.
+        pool: 0, or from how many samples before its step a training sample is taken (see
+            :class:`atelier.data.plan.SamplePlan`).
     """
 
     scale: int
     context: int = 0
+    pool: int = 0
 
     @abstractmethod
     def draw(self, streams: Streams, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -54,6 +58,15 @@ class Degradation(ABC):
         """
         return gt
 
+    def stages(
+        self, gt: Pixels, parameters: dict[str, Any], streams: Streams
+    ) -> Iterator[tuple[str, Pixels]]:
+        """What was drawn for each step, in words, and the picture after it; the last one is that of ``apply``."""
+        yield (
+            ", ".join(f"{key} {value}" for key, value in parameters.items()),
+            self.apply(gt, parameters, streams),
+        )
+
     def for_whole_pictures(self) -> Degradation:
         """The operator that validation uses on whole pictures; differs where training imitates a crop's place."""
         return self
@@ -66,6 +79,10 @@ class DegradationOptions(Component):
         """The operator for pictures ``scale`` times larger than the network's input."""
         raise NotImplementedError
 
+    def notes(self) -> list[str]:
+        """What the user should know about these values although they are allowed; a sentence each."""
+        return []
+
 
 DEGRADATIONS: Registry[DegradationOptions] = Registry(
     "degradation",
@@ -73,7 +90,9 @@ DEGRADATIONS: Registry[DegradationOptions] = Registry(
         "bicubic": "atelier.degrade.bicubic:BicubicOptions",
         "bsrgan": "atelier.degrade.bsrgan:BSRGANOptions",
         "gaussian_noise": "atelier.degrade.noise:GaussianNoiseOptions",
+        "infrared": "atelier.degrade.infrared:InfraredOptions",
         "jpeg": "atelier.degrade.jpeg:JPEGOptions",
+        "realesrgan": "atelier.degrade.realesrgan_options:RealESRGANOptions",
     },
 )
 

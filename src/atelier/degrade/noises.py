@@ -65,5 +65,28 @@ def poisson_noise(
     return (levels + noise).astype(np.float32)
 
 
+def level_poisson_noise(
+    picture: Pixels, scale: float, generator: np.random.Generator, *, grey: bool = False
+) -> Pixels:
+    """Real-ESRGAN's Poisson noise: ``x + scale n``, float32, not clipped.
+
+    ``n = Poisson(y V) / V - y`` with y the picture's 8-bit levels and V the number of different levels in it, rounded
+    up to a power of two (Wang et al., Real-ESRGAN, 2021; BasicSR's ``random_add_poisson_noise``).
+
+    Args:
+        picture: float32 ``H x W x C``.
+        scale: strength.
+        generator: where the numbers come from.
+        grey: n is made of the luma (of RGB pictures; a grey picture is its own) and added to all channels alike.
+    """
+    of = (picture @ LUMA)[:, :, None] if grey and picture.shape[2] == 3 else picture
+    levels = np.rint(np.clip(of, 0, 1) * np.float32(255)).astype(np.uint8)
+    different = int(np.count_nonzero(np.bincount(levels.ravel(), minlength=256)))
+    white = 1 << (different - 1).bit_length()
+    counts = generator.poisson((np.arange(256) * (white / 255))[levels])
+    noise = counts.astype(np.float32) / np.float32(white) - levels.astype(np.float32) / np.float32(255)
+    return picture + noise * np.float32(scale)
+
+
 def _levels(picture: Pixels) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.rint(np.clip(picture.astype(np.float64), 0, 1) * 255) / 255

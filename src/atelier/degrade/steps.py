@@ -5,16 +5,27 @@ A pipeline's ``draw`` writes the list; ``carry_out`` follows it. Sizes stand in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from atelier.degrade import sensor
 from atelier.degrade.base import Pixels, to_float
 from atelier.degrade.codec import jpeg_round_trip
-from atelier.degrade.kernels import blur, gaussian_kernel
-from atelier.degrade.noises import correlated_field, gaussian_field, poisson_noise
-from atelier.degrade.resizing import resize
+from atelier.degrade.kernels import (
+    Kernel,
+    Shape,
+    blur,
+    blur_separably,
+    gaussian_kernel,
+    shaped_kernel,
+    sinc_kernel,
+)
+from atelier.degrade.noises import correlated_field, gaussian_field, level_poisson_noise, poisson_noise
+from atelier.degrade.resizing import interpolate, resize
+from atelier.degrade.sharpen import usm_sharpen
 from atelier.randomness import Streams
 
 Step = dict[str, Any]
@@ -31,6 +42,25 @@ def carry_out(picture: Pixels, steps: Sequence[Step], streams: Streams) -> Pixel
     for step in steps:
         picture = _OPERATORS[step["op"]](picture, step, streams)
     return picture
+
+
+def one_by_one(picture: Pixels, steps: Sequence[Step], streams: Streams) -> Iterator[tuple[Step, Pixels]]:
+    """Each step of :func:`carry_out` with the picture after it."""
+    for step in steps:
+        picture = _OPERATORS[step["op"]](picture, step, streams)
+        yield step, picture
+
+
+def describe(step: Step) -> str:
+    """A step in a line, with everything that was drawn: ``filter: shape iso, size 13, sigma 1.203``."""
+    values = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key not in ("op", "field"))
+    return f"{step['op']}: {values}" if values else str(step["op"])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "x".join(_short(each) for each in value) if isinstance(value, list) else str(value)
 
 
 def _clip(picture: Pixels) -> Pixels:
@@ -87,8 +117,55 @@ def _poisson(picture: Pixels, step: Step, streams: Streams) -> Pixels:
     return _clip(poisson_noise(picture, step["photons"], streams(step["field"]), grey=step["grey"]))
 
 
+def _sharpen(picture: Pixels, step: Step, streams: Streams) -> Pixels:
+    return usm_sharpen(picture)
+
+
+def kernel_of(step: Step) -> Kernel:
+    """The kernel of a ``filter`` step.
+
+    ``shape`` ``sinc`` with ``cutoff``; or ``iso`` and ``aniso``, alone or behind ``generalized_`` and ``plateau_``,
+    with ``sigma`` ``[x, y]``, ``theta`` and, behind a prefix, ``beta``.
+    """
+    if step["shape"] == "sinc":
+        return sinc_kernel(step["size"], step["cutoff"])
+    first, second = step["sigma"]
+    family: Shape = step["shape"].rpartition("_")[0] or "gaussian"
+    return shaped_kernel(
+        step["size"], (first**2, second**2), step["theta"], shape=family, beta=step.get("beta", 1.0)
+    )
+
+
+def _filter(picture: Pixels, step: Step, streams: Streams) -> Pixels:
+    """A correlation with :func:`kernel_of`; nothing is clipped."""
+    if step["shape"] == "iso":
+        return blur_separably(picture, step["sigma"][0] ** 2, step["size"])
+    return blur(picture, kernel_of(step))
+
+
+def _interpolate(picture: Pixels, step: Step, streams: Streams) -> Pixels:
+    """To ``size`` with ``mode``, samples placed by ``factor`` where one is given; nothing is clipped."""
+    return interpolate(picture, tuple(step["size"]), step["mode"], step.get("factor"))
+
+
+def _level_poisson(picture: Pixels, step: Step, streams: Streams) -> Pixels:
+    noisy = level_poisson_noise(picture, step["scale"], streams(step["field"]), grey=step["grey"])
+    return _clip(noisy)
+
+
+def _jpeg_reference(picture: Pixels, step: Step, streams: Streams) -> Pixels:
+    import torch
+
+    from atelier.degrade.jpeg_torch import jpeg_round_trip_torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
+    result = jpeg_round_trip_torch(tensor, torch.tensor([step["quality"]]), arithmetic="reference")
+    return np.ascontiguousarray(result[0].permute(1, 2, 0).numpy())
+
+
 def _jpeg(picture: Pixels, step: Step, streams: Streams) -> Pixels:
-    return to_float(jpeg_round_trip(picture, step["quality"]))
+    """libjpeg takes whole qualities: a drawn real one is rounded half up."""
+    return to_float(jpeg_round_trip(picture, math.floor(step["quality"] + 0.5)))
 
 
 _OPERATORS: dict[str, Callable[[Pixels, Step, Streams], Pixels]] = {
@@ -100,4 +177,16 @@ _OPERATORS: dict[str, Callable[[Pixels, Step, Streams], Pixels]] = {
     "speckle": _speckle,
     "poisson": _poisson,
     "jpeg": _jpeg,
+    "jpeg_reference": _jpeg_reference,
+    "sharpen": _sharpen,
+    "filter": _filter,
+    "interpolate": _interpolate,
+    "level_poisson": _level_poisson,
+    "contrast": sensor.contrast,
+    "stripes": sensor.stripes,
+    "pixel_gain": sensor.pixel_gain,
+    "dead_pixels": sensor.dead_pixels,
+    "sensor_noise": sensor.sensor_noise,
+    "vignette": sensor.vignette,
+    "quantise": sensor.quantise,
 }
