@@ -310,7 +310,7 @@ def prepare_set5(
     source: Annotated[Path, typer.Argument(help="Folder with the clean pictures of a benchmark.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The benchmark's folder.")],
     scale: Annotated[
-        list[int] | None, typer.Option(help="Of LRbicx2 ...; may be repeated. [default: 2]")
+        list[int] | None, typer.Option(help="Of LRbicx2 ...; may be repeated; default: 2.")
     ] = None,
     workers: Workers = None,
     dry_run: DryRun = False,

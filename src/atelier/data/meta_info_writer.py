@@ -91,7 +91,9 @@ def write_meta_info(
     if lq and len(lq) != len(folders):
         raise UserError(f"--input-lq names {len(lq)} folders, --input {len(folders)}; give one for each")
     gt_roots = _roots(folders, roots, "--root")
-    lq_roots = _roots(lq, roots_lq or roots, "--root-lq")
+    if roots_lq and not lq:
+        raise UserError("--root-lq is given, but no --input-lq")
+    lq_roots = _roots(lq, roots_lq or roots, "--root-lq") if lq else []
     report = MetaInfoReport(roots=[*dict.fromkeys(gt_roots)], roots_lq=[*dict.fromkeys(lq_roots)])
     found: list[tuple[str, str, str | None, str | None]] = []  # gt's name and place, lq's
     for number, (folder, root) in enumerate(zip(folders, gt_roots, strict=True)):
