@@ -59,7 +59,7 @@ class RealESRGAN(Degradation):
 
     def apply(self, gt: Pixels, parameters: dict[str, Any], streams: Streams) -> Pixels:
         """uint8 ``H/scale x W/scale x C``, C = 1 or 3."""
-        lq = to_uint8(carry_out(self._start(gt, parameters), parameters["steps"], streams))
+        lq = to_uint8(carry_out(self.start(gt, parameters), parameters["steps"], streams))
         return _cut(lq, parameters)
 
     def target(self, gt: Pixels, parameters: dict[str, Any], streams: Streams) -> Pixels:
@@ -76,7 +76,7 @@ class RealESRGAN(Degradation):
         self, gt: Pixels, parameters: dict[str, Any], streams: Streams
     ) -> Iterator[tuple[str, Pixels]]:
         """Every step; the last picture is lq."""
-        start = self._start(gt, parameters)
+        start = self.start(gt, parameters)
         for step, picture in one_by_one(start, parameters["steps"], streams):
             yield describe(step), picture
         grid = "x".join(map(str, parameters["grid"]))
@@ -86,7 +86,8 @@ class RealESRGAN(Degradation):
         """The same with JPEG's last grid at the picture's corner."""
         return RealESRGAN(self.scale, self.options, moved_grid=False)
 
-    def _start(self, gt: Pixels, parameters: dict[str, Any]) -> Pixels:
+    def start(self, gt: Pixels, parameters: dict[str, Any]) -> Pixels:
+        """What the first step gets: float32 ``gt``, mirrored beyond its top and left for the drawn grid."""
         top, left = (self.scale * offset for offset in parameters["grid"])
         if top or left:
             gt = np.pad(gt, ((top, 0), (left, 0), (0, 0)), mode="symmetric")
@@ -132,8 +133,8 @@ class RealESRGAN(Degradation):
         family = shape.partition("_")[0]
         if family in ("generalized", "plateau"):
             low, high = self._value("betag_range" if family == "generalized" else "betap_range", suffix)
-            below = generator.random() < 0.5
-            step["beta"] = float(generator.uniform(*((low, 1.0) if below else (1.0, high))))
+            low, high = (low, 1.0) if generator.random() < 0.5 else (1.0, high)
+            step["beta"] = float(generator.uniform(low, high))
         return step
 
     def _resize(
@@ -142,7 +143,8 @@ class RealESRGAN(Degradation):
         """To ``factor`` times ``base``. The first resize places its samples by the factor, the second by the sizes."""
         low, high = self._value("resize_range", suffix)
         kind = _choice(generator, self._value("resize_prob", suffix))
-        factor = float(generator.uniform(*((1.0, high), (low, 1.0), (1.0, 1.0))[kind]))
+        low, high = ((1.0, high), (low, 1.0), (1.0, 1.0))[kind]
+        factor = float(generator.uniform(low, high))
         mode = MODES[int(generator.integers(len(MODES)))]
         size = [max(1, int(base[0] * factor)), max(1, int(base[1] * factor))]
         step: Step = {"op": "interpolate", "kind": ("up", "down", "keep")[kind], "drawn": factor}

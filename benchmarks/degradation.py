@@ -1,0 +1,168 @@
+"""Pictures per second of Real-ESRGAN's degradation against the original way of computing the same steps.
+
+    python benchmarks/degradation.py [--samples 12]
+
+The original way, written here from its description: a crop of 400 x 400 whatever the network sees of it, dense 51 x 51
+sharpening (twice, again for the target), kernels padded with zeros to 21 x 21, the number of different levels found by
+sorting, JPEG as transforms over all blocks, one torch operator a step. Ours: the crop of 256 with the surroundings that
+its filters need, two passes of 51 taps, kernels at their true size, and libjpeg. Both follow the same drawn plans
+(the sizes are those of their own crops), x2, one thread, in one run; the pictures are bundled photographs.
+CPU time is compared, for a busy machine stretches wall time. Shares show where either spends it. The original's two
+sharpenings are its data's and its loss's; ours sharpens once here, and a loss that wants a sharpened target pays for it
+elsewhere: the last line therefore counts it in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from atelier.data.bundled import bundled_path
+from atelier.degrade.base import Pixels, to_uint8
+from atelier.degrade.jpeg_torch import jpeg_round_trip_torch
+from atelier.degrade.realesrgan import RealESRGAN
+from atelier.degrade.realesrgan_options import RealESRGANOptions
+from atelier.degrade.sharpen import usm_sharpen
+from atelier.degrade.steps import kernel_of, one_by_one
+from atelier.images import read_image
+from atelier.randomness import Streams
+
+SCALE, CROP, ORIGINAL_CROP, TARGET = 2, 256, 400, 10.0
+PHOTOGRAPHS = ("coffee", "motorcycle_left", "astronaut", "retina")
+Shares = dict[str, float]
+
+
+def filtered(picture: Tensor, kernel: Tensor) -> Tensor:
+    """Dense depthwise correlation of ``1 x C x H x W`` with mirrored borders."""
+    half = kernel.shape[-1] // 2
+    padded = F.pad(picture, (half,) * 4, mode="reflect")
+    channels = picture.shape[1]
+    return F.conv2d(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+
+
+def original_usm(picture: Tensor) -> Tensor:
+    """Dense 51 x 51, applied to the picture and to the mask."""
+    taps = cv2.getGaussianKernel(51, 0, cv2.CV_32F)
+    kernel = torch.from_numpy(taps @ taps.T)
+    residual = picture - filtered(picture, kernel)
+    soft = filtered((residual.abs() * 255 > 10).float(), kernel)
+    return soft * (picture + 0.5 * residual).clamp(0, 1) + (1 - soft) * picture
+
+
+def original_poisson(picture: Tensor, step: dict[str, Any]) -> Tensor:
+    """Levels by sorting."""
+    of = picture
+    if step["grey"]:
+        of = (picture * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    of = (of * 255).round().clamp(0, 255) / 255
+    white = 2.0 ** np.ceil(np.log2(len(torch.unique(of))))
+    return (picture + step["scale"] * (torch.poisson(of * white) / white - of)).clamp(0, 1)
+
+
+def original_step(picture: Tensor, step: dict[str, Any]) -> Tensor:
+    """One step of the plan with one torch operator after the other."""
+    if step["op"] == "sharpen":
+        return original_usm(picture)
+    if step["op"] == "filter":
+        kernel = kernel_of(step)
+        return filtered(picture, torch.from_numpy(np.pad(kernel, (21 - len(kernel)) // 2)).float())
+    if step["op"] == "interpolate":
+        if "factor" in step:
+            return F.interpolate(picture, scale_factor=step["factor"], mode=step["mode"])
+        return F.interpolate(picture, size=step["size"], mode=step["mode"])
+    if step["op"] == "gaussian":
+        noise = torch.randn_like(picture[:, :1] if step["kind"] == "grey" else picture)
+        return (picture + noise * step["sigma"]).clamp(0, 1)
+    if step["op"] == "level_poisson":
+        return original_poisson(picture, step)
+    return jpeg_round_trip_torch(picture, torch.tensor([step["quality"]]), arithmetic="reference")
+
+
+def original_way(operator: RealESRGAN, gt: Pixels, streams: Streams, shares: Shares) -> Pixels:
+    """lq of the whole 400 x 400 crop; the sharpening of the target is counted under ``target``."""
+    plan = operator.draw(streams, gt.shape)
+    picture = torch.from_numpy(gt.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    for step in plan["steps"]:
+        start = time.process_time()
+        picture = original_step(picture, step)
+        shares[step["op"]] += time.process_time() - start
+    side = CROP // SCALE
+    lq = (picture.clamp(0, 1) * 255).round()[0, :, :side, :side].permute(1, 2, 0).numpy().astype(np.uint8)
+    start = time.process_time()
+    original_usm(torch.from_numpy(gt[:CROP, :CROP].astype(np.float32) / 255).permute(2, 0, 1)[None])
+    shares["target"] += time.process_time() - start
+    return lq
+
+
+def our_way(operator: RealESRGAN, gt: Pixels, streams: Streams, shares: Shares) -> Pixels:
+    """The same in the code that training runs, timed between its steps."""
+    start = time.process_time()
+    plan = operator.draw(streams, gt.shape)
+    shares["drawing"] += time.process_time() - start
+    start = time.process_time()
+    picture = operator.start(gt, plan)
+    for step, after in one_by_one(picture, plan["steps"], streams):
+        shares[step["op"]] += time.process_time() - start
+        picture = after
+        start = time.process_time()
+    lq = to_uint8(picture)[operator.context :, operator.context :][: CROP // SCALE, : CROP // SCALE]
+    shares["rounding"] += time.process_time() - start
+    start = time.process_time()
+    usm_sharpen(gt[:CROP, :CROP].astype(np.float32) / 255)
+    shares["target"] += time.process_time() - start
+    return lq
+
+
+def table(name: str, shares: Shares, samples: int) -> float:
+    """Prints milliseconds a picture and shares; returns the milliseconds without the target's sharpening."""
+    total = sum(shares.values()) - shares["target"]
+    print(f"{name}: {total / samples * 1e3:.1f} ms of CPU a picture, {samples / total:.2f} pictures/s")
+    for op, seconds in sorted(shares.items(), key=lambda item: -item[1]):
+        note = "  (not in the sum)" if op == "target" else ""
+        print(f"    {op:<14} {seconds / samples * 1e3:8.2f} ms  {seconds / total:6.1%}{note}")
+    return total / samples * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=12)
+    samples = parser.parse_args().samples
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    ours = RealESRGANOptions().build(SCALE)
+    theirs = ours.for_whole_pictures()  # 400 x 400 need no moved grid
+    side = CROP + 2 * ours.context * SCALE
+    pictures = [read_image(bundled_path(name)).pixels for name in PHOTOGRAPHS]
+    original_shares: Shares = defaultdict(float)
+    our_shares: Shares = defaultdict(float)
+    for k in range(-1, samples):  # the first one warms up
+        gt = pictures[k % len(pictures)]
+        streams = Streams(0, 1, k + 1)
+        for way, operator, crop, shares in (
+            (original_way, theirs, ORIGINAL_CROP, original_shares),
+            (our_way, ours, side, our_shares),
+        ):
+            lq = way(operator, np.ascontiguousarray(gt[:crop, :crop]), streams, shares)
+            assert lq.shape == (CROP // SCALE, CROP // SCALE, 3), lq.shape
+        if k < 0:
+            original_shares.clear()
+            our_shares.clear()
+    before = table(f"original way, {ORIGINAL_CROP} -> {CROP}", original_shares, samples)
+    after = table(f"ours, {side} -> {CROP} and up to 30 for the grid", our_shares, samples)
+    print(f"ratio {before / after:.1f}x (wanted: {TARGET:.0f}x)")
+    extra = [shares["target"] / samples * 1e3 for shares in (original_shares, our_shares)]
+    print(f"with a sharpened target on both sides: {(before + extra[0]) / (after + extra[1]):.1f}x")
+
+
+if __name__ == "__main__":
+    main()
