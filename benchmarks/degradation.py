@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from atelier.data.bundled import bundled_path
@@ -54,7 +54,8 @@ def original_usm(picture: Tensor) -> Tensor:
     kernel = torch.from_numpy(taps @ taps.T)
     residual = picture - filtered(picture, kernel)
     soft = filtered((residual.abs() * 255 > 10).float(), kernel)
-    return soft * (picture + 0.5 * residual).clamp(0, 1) + (1 - soft) * picture
+    sharp: Tensor = soft * (picture + 0.5 * residual).clamp(0, 1) + (1 - soft) * picture
+    return sharp
 
 
 def original_poisson(picture: Tensor, step: dict[str, Any]) -> Tensor:
@@ -64,7 +65,8 @@ def original_poisson(picture: Tensor, step: dict[str, Any]) -> Tensor:
         of = (picture * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     of = (of * 255).round().clamp(0, 255) / 255
     white = 2.0 ** np.ceil(np.log2(len(torch.unique(of))))
-    return (picture + step["scale"] * (torch.poisson(of * white) / white - of)).clamp(0, 1)
+    noisy: Tensor = (picture + step["scale"] * (torch.poisson(of * white) / white - of)).clamp(0, 1)
+    return noisy
 
 
 def original_step(picture: Tensor, step: dict[str, Any]) -> Tensor:
@@ -80,7 +82,8 @@ def original_step(picture: Tensor, step: dict[str, Any]) -> Tensor:
         return F.interpolate(picture, size=step["size"], mode=step["mode"])
     if step["op"] == "gaussian":
         noise = torch.randn_like(picture[:, :1] if step["kind"] == "grey" else picture)
-        return (picture + noise * step["sigma"]).clamp(0, 1)
+        noisy: Tensor = (picture + noise * step["sigma"]).clamp(0, 1)
+        return noisy
     if step["op"] == "level_poisson":
         return original_poisson(picture, step)
     return jpeg_round_trip_torch(picture, torch.tensor([step["quality"]]), arithmetic="reference")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from atelier.degrade.base import Degradation, Pixels, to_float, to_uint8
-from atelier.degrade.realesrgan_options import RealESRGANOptions
+from atelier.degrade.realesrgan_options import Range, RealESRGANOptions
 from atelier.degrade.resizing import MODES
 from atelier.degrade.sharpen import usm_sharpen
 from atelier.degrade.steps import Step, carry_out, describe, one_by_one
@@ -111,9 +111,9 @@ class RealESRGAN(Degradation):
         finish: list[Step] = [{"op": "interpolate", "size": list(final), "mode": mode}]
         generator = streams("realesrgan final sinc")
         if generator.random() < options.final_sinc_prob:
-            size_ = _kernel_size(generator, options.blur_kernel_size2)
+            side = _kernel_size(generator, options.blur_kernel_size2)
             cutoff = float(generator.uniform(math.pi / 3, math.pi))
-            finish.append({"op": "filter", "shape": "sinc", "size": size_, "cutoff": cutoff})
+            finish.append({"op": "filter", "shape": "sinc", "size": side, "cutoff": cutoff})
         compress = self._jpeg(streams("realesrgan jpeg 2"), "2")
         return [*steps, *finish, compress] if first else [*steps, compress, *finish]
 
@@ -125,15 +125,16 @@ class RealESRGAN(Degradation):
             return {**step, "cutoff": float(generator.uniform(lowest, math.pi))}
         names = self._value("kernel_list", suffix)
         shape: str = names[_choice(generator, self._value("kernel_prob", suffix))]
-        first, second = generator.uniform(*self._value("blur_sigma", suffix), size=2).tolist()
+        spread: Range = self._value("blur_sigma", suffix)
+        first, second = generator.uniform(*spread, size=2).tolist()
         theta = float(generator.uniform(-math.pi, math.pi))
         step = {**step, "shape": shape, "sigma": [first, second], "theta": theta}
         if shape.endswith("iso") and not shape.endswith("aniso"):
             step |= {"sigma": [first, first], "theta": 0.0}
         family = shape.partition("_")[0]
         if family in ("generalized", "plateau"):
-            low, high = self._value("betag_range" if family == "generalized" else "betap_range", suffix)
-            low, high = (low, 1.0) if generator.random() < 0.5 else (1.0, high)
+            bounds: Range = self._value("betag_range" if family == "generalized" else "betap_range", suffix)
+            low, high = (bounds[0], 1.0) if generator.random() < 0.5 else (1.0, bounds[1])
             step["beta"] = float(generator.uniform(low, high))
         return step
 
@@ -141,9 +142,9 @@ class RealESRGAN(Degradation):
         self, generator: np.random.Generator, suffix: str, base: tuple[int, int], *, placed_by_factor: bool
     ) -> list[Step]:
         """To ``factor`` times ``base``. The first resize places its samples by the factor, the second by the sizes."""
-        low, high = self._value("resize_range", suffix)
+        bounds: Range = self._value("resize_range", suffix)
         kind = _choice(generator, self._value("resize_prob", suffix))
-        low, high = ((1.0, high), (low, 1.0), (1.0, 1.0))[kind]
+        low, high = ((1.0, bounds[1]), (bounds[0], 1.0), (1.0, 1.0))[kind]
         factor = float(generator.uniform(low, high))
         mode = MODES[int(generator.integers(len(MODES)))]
         size = [max(1, int(base[0] * factor)), max(1, int(base[1] * factor))]
