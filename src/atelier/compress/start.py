@@ -69,7 +69,10 @@ def start_from(
         # Also where an average follows: what it lacks is then the network's, not another fresh draw.
         average_net.load_state_dict(net.state_dict())
         if average is not None and average_mode != "inherit":
-            load_state(average_net, average, average_mode, min_loaded=min_loaded)
+            try:
+                load_state(average_net, average, average_mode, min_loaded=min_loaded)
+            except UserError as error:
+                raise UserError(f"the averaged weights (path.load_ema {average_mode}): {error}") from None
         elif average is not None:
             assert inheritance is not None
             average_net.load_state_dict(inheritance.carry(average_net, average)[1])

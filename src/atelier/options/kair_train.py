@@ -153,5 +153,10 @@ def _convert_loading(conversion: Conversion) -> None:
             "what was learned into a network of another size",
             ("train", "G_param_strict"),
         )
-    if modes["E"] != modes["G"]:
+    if modes["E"] == "flexible" and modes["G"] == "strict":
         conversion.put("path.load_ema", modes["E"], ("train", "E_param_strict"))
+    elif modes["E"] != modes["G"]:
+        conversion.note(
+            "does nothing: where the network is loaded flexibly its average cannot be strict; it follows path.load",
+            ("train", "E_param_strict"),
+        )

@@ -110,6 +110,11 @@ class PathOptions(Options):
             raise ValueError(
                 "ignore_resume_network: true contradicts resume: auto; remove the one or the other"
             )
+        if self.load_ema == "strict" and self.load != "strict":
+            raise ValueError(
+                f"load_ema: strict cannot be where load is {self.load}: both networks have the same shape; leave "
+                "load_ema out"
+            )
         if self.never_resumes and self.resume_state is not None:
             raise ValueError(
                 "resume_state does nothing where nothing is resumed; remove it, or resume: never"
@@ -420,6 +425,8 @@ class RunOptions(Options):
                 "degradation.noise_seed gives every training sample the same field of noise; it belongs into "
                 "datasets.val.degradation"
             )
+        for each in (self.degradation, *(data.degradation for data in self.datasets.validation.values())):
+            notes += each.notes() if each is not None else []
         if self.train.warmup_iter > self.train.total_iter:
             notes.append("train.warmup_iter is above total_iter: the full learning rate is never reached")
         return notes
