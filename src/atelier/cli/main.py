@@ -10,7 +10,9 @@ import typer
 
 from atelier.cli import data as data_commands
 from atelier.cli import options as options_commands
+from atelier.cli.compare import compare
 from atelier.cli.demo import demo
+from atelier.cli.evaluate import evaluate
 from atelier.cli.info import info
 from atelier.cli.restore import restore
 from atelier.cli.train import report, train
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.command(short_help="The main job in two minutes, nothing needed.")(demo)
 app.command(short_help="Train a network from an option file.")(train)
 app.command(short_help="Restore a picture or a folder of them.")(restore)
+app.command(short_help="Measure a model on pictures.")(evaluate)
+app.command(short_help="Measure several models on the same pictures; success criteria; report.")(compare)
 app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
 app.add_typer(data_commands.app, name="data", help="Data set tools: check, crop, preview, shards.")

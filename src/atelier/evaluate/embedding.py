@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,14 +37,14 @@ class EmbeddedPicture:
     Attributes:
         layers: in the order lq, bicubic, restored, gt; only those that exist.
         width, height: of the window in gt pixels.
-        iteration: of the restored picture.
+        iteration: of the restored picture; None where it has none.
         notes: what was done to the pictures or is missing, one phrase each.
     """
 
     layers: list[Layer]
     width: int
     height: int
-    iteration: int
+    iteration: int | None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -80,24 +81,60 @@ def embed(samples: SampleFiles, max_bytes: int) -> EmbeddedPicture | None:
         versions[kind] = pixels, scale
     versions["restored"] = restored, 1
     scale = versions["lq"][1] if "lq" in versions else 1
-    side = MAX_SIDE
+    ordered = {
+        _label(kind, scale): (kind, *versions[kind])
+        for kind in ("lq", "bicubic", "restored", "gt")
+        if kind in versions
+    }
+    named = [Version(kind, label, pixels, times) for label, (kind, pixels, times) in ordered.items()]
+    return embed_versions(named, max_bytes, iteration=samples.iteration, notes=notes)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a picture in memory; ``times`` is how many gt pixels its pixels stand for, a side."""
+
+    kind: str
+    label: str
+    pixels: Pixels
+    times: int = 1
+
+
+def embed_versions(
+    versions: Sequence[Version],
+    max_bytes: int,
+    *,
+    iteration: int | None = None,
+    notes: Sequence[str] = (),
+) -> EmbeddedPicture:
+    """Encode versions of one picture, the last of them at gt's size, in about ``max_bytes`` of base64 text.
+
+    Pictures larger than the window are cut to its middle, never scaled.
+    """
+    height, width = versions[-1].pixels.shape[:2]
+    scale, side = max(version.times for version in versions), MAX_SIDE
     while True:
-        window = _window(height, width, side, scale)
-        layers = [
-            Layer(kind, _label(kind, scale), _data_uri(_cut(*versions[kind], window)))
-            for kind in ("lq", "bicubic", "restored", "gt")
-            if kind in versions
-        ]
+        window = middle_window(height, width, side, scale)
+        layers = cut_layers(versions, window)
         total = sum(len(layer.uri) for layer in layers)
         if total <= max_bytes or side <= MIN_SIDE:
             break
         side = max(MIN_SIDE, int(min(side, max(height, width)) * (max_bytes / total) ** 0.5 * 0.95))
     cut_height, cut_width = window[2:]
+    said = list(notes)
     if (cut_height, cut_width) != (height, width):
-        notes.insert(0, f"the middle {cut_width}×{cut_height} of {width}×{height} pixels")
-    if any(pixels.dtype != np.uint8 for pixels, _ in versions.values()):
-        notes.append("shown in 8 bit")
-    return EmbeddedPicture(layers, cut_width, cut_height, samples.iteration, notes)
+        said.insert(0, f"the middle {cut_width}×{cut_height} of {width}×{height} pixels")
+    if any(version.pixels.dtype != np.uint8 for version in versions):
+        said.append("shown in 8 bit")
+    return EmbeddedPicture(layers, cut_width, cut_height, iteration, said)
+
+
+def cut_layers(versions: Sequence[Version], window: tuple[int, int, int, int]) -> list[Layer]:
+    """The versions cut to ``window`` (top, left, height, width in gt pixels), encoded without loss."""
+    return [
+        Layer(version.kind, version.label, _data_uri(_cut(version.pixels, version.times, window)))
+        for version in versions
+    ]
 
 
 def _read(path: Path, notes: list[str]) -> Pixels | None:
@@ -118,7 +155,7 @@ def _label(kind: str, scale: int) -> str:
     return labels[kind]
 
 
-def _window(height: int, width: int, side: int, scale: int) -> tuple[int, int, int, int]:
+def middle_window(height: int, width: int, side: int, scale: int) -> tuple[int, int, int, int]:
     """Top, left, height, width of the middle window, aligned to whole lq pixels."""
     cut_height, cut_width = (min(length, side) // scale * scale for length in (height, width))
     top, left = ((height - cut_height) // 2 // scale * scale, (width - cut_width) // 2 // scale * scale)

@@ -17,6 +17,16 @@ from atelier.evaluate.results import ValidationResult
 _PARTS = ("metrics.jsonl", "options.yml", "environment.json", "visualization", "train.log", "models")
 
 
+@dataclass(frozen=True)
+class AlarmLine:
+    """One alarm of a health detector, as recorded."""
+
+    iteration: int
+    detector: str
+    message: str
+    remedy: str
+
+
 @dataclass
 class RunRecord:
     """A run as it lies on disk.
@@ -27,6 +37,7 @@ class RunRecord:
         train: the ``train`` records, one an iteration, ascending.
         validations: set -> its results, ascending by iteration.
         baselines: set -> the baseline's result.
+        alarms: what the health detectors saw, in the order of the file.
         ema: (set, iteration) -> whether averaged weights were measured.
         options_text: ``options.yml`` as written, None where it is missing.
         options: the same, parsed; empty where it cannot be.
@@ -39,6 +50,7 @@ class RunRecord:
     train: list[dict[str, Any]] = field(default_factory=list)
     validations: dict[str, list[ValidationResult]] = field(default_factory=dict)
     baselines: dict[str, ValidationResult] = field(default_factory=dict)
+    alarms: list[AlarmLine] = field(default_factory=list)
     ema: dict[tuple[str, int], bool] = field(default_factory=dict)
     options_text: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -128,6 +140,9 @@ def _read_metrics(record: RunRecord) -> None:
             elif kind == "baseline":
                 result = ValidationResult.from_json(entry)
                 record.baselines[result.name] = result
+            elif kind == "alarm":
+                texts = (str(entry[key]) for key in ("detector", "message", "remedy"))
+                record.alarms.append(AlarmLine(int(entry["iter"]), *texts))
         except (ValueError, KeyError, TypeError, AttributeError):
             unreadable += 1
     if unreadable:

@@ -79,6 +79,8 @@ METRICS: Registry[Any] = Registry(
         "calculate_psnr": "atelier.metrics.psnr:PSNROptions",
         "calculate_psnrb": "atelier.metrics.psnrb:PSNRBOptions",
         "calculate_ssim": "atelier.metrics.ssim:SSIMOptions",
+        "colour_shift": "atelier.metrics.colour_shift:ColourShiftOptions",
+        "lpips": "atelier.metrics.lpips:LPIPSOptions",
         "psnr": "atelier.metrics.psnr:PSNROptions",
         "psnrb": "atelier.metrics.psnrb:PSNRBOptions",
         "ssim": "atelier.metrics.ssim:SSIMOptions",

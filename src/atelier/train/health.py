@@ -26,6 +26,7 @@ from pydantic import Field
 
 from atelier.errors import RunStopped
 from atelier.options.base import Options
+from atelier.train.detector_options import DetectorOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ class HealthOptions(Options):
 
     max_skipped_steps: Annotated[int, Field(ge=1)] = 30
     samples_shown: Annotated[int, Field(ge=1)] = 8
+    detectors: DetectorOptions = DetectorOptions()
 
 
 @dataclass(frozen=True)

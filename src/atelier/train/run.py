@@ -23,6 +23,7 @@ from atelier.options.schema import RunOptions
 from atelier.options.write import save_run_options
 from atelier.progress import progress
 from atelier.train.checkpoint import CheckpointStore
+from atelier.train.detectors import Watch, read_records
 from atelier.train.distributed import Ranks, ranks_of
 from atelier.train.environment import peak_memory_mb, write_environment
 from atelier.train.folder import RunFolder
@@ -143,6 +144,8 @@ class _Run:
             start_iter=trainer.iteration,
             active=ranks.first,
         )
+        earlier = read_records(self.folder.metrics) if ranks.first else []
+        self.watch = Watch(options.health.detectors, options.train.total_iter, self.global_batch, earlier)
         try:
             self._introduce(trainer, data, restored)
             with listening() as stop:
@@ -370,6 +373,7 @@ class _Run:
         self.tracker.record(record)
         if not self.ranks.first:
             return
+        self._look_at(record)
         line = self.tracker.train_line(
             record, self.options.train.total_iter, self._epoch(trainer), (seconds / steps, waiting / steps)
         )
@@ -378,6 +382,12 @@ class _Run:
             note(0, note=" ".join(f"{name} {value:.4f}" for name, value in means.items()))
         else:
             self.tracker.say(line)
+
+    def _look_at(self, record: Mapping[str, Any]) -> None:
+        """Let the health detectors see ``record``; what they say goes into log, records and report."""
+        for alarm in self.watch.see(record):
+            self.tracker.say(alarm.text())
+            self.tracker.record(alarm.to_json())
 
     def _baseline(self, validator: Validator, *, fresh: bool) -> None:
         for result in validator.baselines(quiet=self.quiet).values():
@@ -393,8 +403,12 @@ class _Run:
             self._everywhere(
                 lambda: trainer.weight_writers()["g"](self.folder.models / f"net_g_best{self.suffix}")
             )
-        for result in results.values():
-            self.tracker.record(result.to_json(ema=averaged))
+        measured: list[dict[str, Any]] = []
+        for key, result in results.items():
+            signs = {"signs": validator.signs[key]} if validator.signs[key] else {}
+            record = {**result.to_json(ema=averaged), **signs}
+            self.tracker.record(record)
+            measured.append(record)
         best = validator.best
         assert best is not None
         epoch = self._epoch(trainer)
@@ -403,6 +417,8 @@ class _Run:
             f"{self.tracker.validation_text(results, epoch, validator.table(results))}\n"
             f"best {best.protocol} on {best.name}: {best.value:.4f} @ {best.iteration} iter"
         )
+        for record in measured if self.ranks.first else []:
+            self._look_at(record)
         return {
             key: {name: mean.value for name, mean in result.metrics.items()}
             for key, result in results.items()

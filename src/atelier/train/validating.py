@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,19 @@ from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.results import ValidationResult
 from atelier.evaluate.tables import comparison_text
 from atelier.evaluate.validation import SaveOptions, baseline, restorer, validate
+from atelier.metrics.colour_shift import chroma_ratio, colour_shift
+from atelier.metrics.options import Metric
+from atelier.metrics.sharpness import sharpness_ratio
 from atelier.options.schema import RunOptions
 from atelier.train.distributed import Ranks
 from atelier.train.folder import RunFolder
+
+#: What the health detectors look at beside the metrics; no reader of results sees these names.
+_SIGNS = {
+    "sign:colour_shift": Metric("largest channel mean difference", False, colour_shift),
+    "sign:chroma": Metric("fine chroma energy over gt's", False, chroma_ratio),
+    "sign:sharpness": Metric("gradient energy over gt's", True, sharpness_ratio),
+}
 
 
 class Validator:
@@ -56,6 +67,8 @@ class Validator:
         )
         self._baselines: dict[str, ValidationResult] = {}
         self.best: Best | None = None
+        #: Set -> sign -> mean over its pictures, of the last :meth:`run`; empty where detectors are off.
+        self.signs: dict[str, dict[str, float]] = {}
 
     def baselines(self, *, quiet: bool) -> Mapping[str, ValidationResult]:
         """Bicubic (or, at scale 1, the input itself) on every set; measured once."""
@@ -69,12 +82,13 @@ class Validator:
     def run(self, net: nn.Module, iteration: int, *, quiet: bool) -> dict[str, ValidationResult]:
         """Measure ``net`` on every set and save sample pictures."""
         val, shown = self._options.val, self._folder.visualization
-        return {
+        signs = _SIGNS if self._options.health.detectors.enabled else {}
+        results = {
             key: validate(
                 net,
                 pairs,
                 name=key,
-                metrics=self._metrics,
+                metrics={**self._metrics, **signs},
                 restore=self._restore,
                 iteration=iteration,
                 # Pictures of one name may stand in several sets.
@@ -86,6 +100,11 @@ class Validator:
             )
             for key, pairs in self.sets.items()
         }
+        self.signs = {
+            key: {name.removeprefix("sign:"): result.metrics[name].value for name in signs}
+            for key, result in results.items()
+        }
+        return {key: _without(result, signs) for key, result in results.items()}
 
     def _share(self) -> dict[str, Any]:
         return {"rank": self._ranks.rank, "world": self._ranks.world}
@@ -102,6 +121,15 @@ class Validator:
             reference = self._baselines[key]
             blocks.append(f"{key}:\n" + comparison_text({str(reference.method): reference, "model": result}))
         return "\n".join(blocks)
+
+
+def _without(result: ValidationResult, names: Mapping[str, Any]) -> ValidationResult:
+    images = {
+        image: {key: value for key, value in values.items() if key not in names}
+        for image, values in result.images.items()
+    }
+    metrics = {key: mean for key, mean in result.metrics.items() if key not in names}
+    return replace(result, images=images, metrics=metrics)
 
 
 def _label(key: str, sets: Mapping[str, ValImagesOptions]) -> str:

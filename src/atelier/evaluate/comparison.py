@@ -1,0 +1,407 @@
+"""Several models on the same pictures, beside nearest and bicubic enlargement: quality, differences, cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from atelier.errors import UserError
+from atelier.evaluate.bootstrap import mean_interval
+from atelier.evaluate.latency import Cost, measure_cost, measure_times, timing_protocol
+from atelier.evaluate.pictures import PairSource
+from atelier.evaluate.results import MetricLike, Pixels, ValidationResult, as_dtype
+from atelier.evaluate.validation import Restore, validate
+from atelier.images import imresize
+from atelier.metrics.colour_shift import ColourShiftOptions
+from atelier.metrics.lpips import LPIPSOptions, WeightsMissing
+from atelier.metrics.psnr import PSNROptions
+from atelier.metrics.ssim import SSIMOptions
+from atelier.progress import progress
+from atelier.restore import RestorationModel
+
+#: Restored pictures kept in memory for the report; others are restored again when they are shown.
+_KEPT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model with its weight file and the name it has in the tables."""
+
+    label: str
+    path: Path
+    model: RestorationModel
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean of the paired differences against the first model, its 95 % interval, and on how many pictures better."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    better: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model, or plain enlargement, with everything measured of it.
+
+    Attributes:
+        label: its name in the tables.
+        is_model: False for nearest, bicubic, or the input itself (scale 1).
+        result: per picture and mean.
+        intervals: metric -> 95 % interval of the mean, None for fewer than two pictures.
+        changes: metric -> against the first model; empty for the first.
+        cost: of models, where asked for.
+    """
+
+    label: str
+    is_model: bool
+    result: ValidationResult
+    intervals: Mapping[str, tuple[float, float] | None]
+    changes: Mapping[str, Change]
+    cost: Cost | None = None
+
+
+@dataclass
+class Comparison:
+    """Everything measured.
+
+    Attributes:
+        where: the gt folder, as given.
+        scale: of all models.
+        columns: the models in the order given, then nearest and bicubic (the input at scale 1).
+        judged, original: labels of the model the criteria judge, and of the one it is compared with.
+        size: input (height, width) of times, multiply-adds and memory.
+        protocol: how the numbers came about, one sentence each.
+        not_computed: metric or measure -> why.
+        failed: (picture, reason) of pictures that could not be measured with every model.
+        pictures: the sources of those that could.
+        restored: picture -> label -> pixels, as far as they were kept.
+    """
+
+    where: str
+    scale: int
+    columns: list[Column]
+    judged: str
+    original: str | None
+    size: tuple[int, int]
+    protocol: list[str]
+    not_computed: dict[str, str]
+    failed: list[tuple[str, str]]
+    pictures: dict[str, PairSource] = field(repr=False, default_factory=dict)
+    methods: dict[str, tuple[nn.Module, Restore]] = field(repr=False, default_factory=dict)
+    restored: dict[str, dict[str, Pixels]] = field(repr=False, default_factory=dict)
+
+    @property
+    def models(self) -> list[Column]:
+        """The columns of models."""
+        return [column for column in self.columns if column.is_model]
+
+    @property
+    def first(self) -> Column:
+        """The model that others are compared with."""
+        return self.columns[0]
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """Label -> measure -> value, as success criteria name them."""
+        found = {}
+        for column in self.columns:
+            values = {key: mean.value for key, mean in column.result.metrics.items()}
+            if column.cost is not None:
+                values |= {
+                    "parameters": float(column.cost.parameters),
+                    "file_mb": column.cost.file_bytes / 1e6,
+                    "memory_mb": column.cost.memory_bytes / 1e6,
+                }
+                if column.cost.macs is not None:
+                    values["macs"] = float(column.cost.macs)
+                ratio = self.time_ratio(column)
+                if column.cost.timing is not None and ratio is not None:
+                    values |= {"latency_ms": 1e3 * column.cost.timing.median, "latency_ratio": ratio}
+            found[column.label] = values
+        return found
+
+    def time_ratio(self, column: Column) -> float | None:
+        """Median time over the first model's."""
+        first = self.first.cost
+        if column.cost is None or first is None or column.cost.timing is None or first.timing is None:
+            return None
+        return column.cost.timing.median / first.timing.median
+
+    def restore(self, picture: str, label: str) -> Pixels:
+        """What ``label`` made of ``picture``, in the gt's type."""
+        kept = self.restored.get(picture, {}).get(label)
+        if kept is not None:
+            return kept
+        pair = self.pictures[picture].read(self.scale)
+        net, method = self.methods[label]
+        return as_dtype(method(net, pair.lq), pair.gt.dtype)
+
+
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """A short, unique name for each weight file: its stem, with as many folders before it as it takes.
+
+    Raises:
+        UserError: a file is given twice.
+    """
+    parts = [[*path.resolve().parent.parts[1:], path.stem] for path in paths]
+    for many in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(each[-many:]) for each in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    names = [path.name for path in paths]
+    labels = ["/".join([*each[-2:-1], name]) for each, name in zip(parts, names, strict=True)]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"model {twice} is given twice")
+    return labels
+
+
+def common_scale(candidates: Sequence[Candidate]) -> int:
+    """The scale of all models; a :class:`UserError` lists them where they differ."""
+    scales = {candidate.model.scale for candidate in candidates}
+    if len(scales) > 1:
+        listed = ", ".join(f"{each.label} ×{each.model.scale}" for each in candidates)
+        raise UserError(f"models of different scales cannot be compared on the same pictures: {listed}")
+    return scales.pop()
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    pictures: Sequence[PairSource],
+    *,
+    where: str,
+    crop_border: int | None = None,
+    size: tuple[int, int] = (128, 128),
+    timed: bool = True,
+    tile: int | None = None,
+    failed: Sequence[tuple[str, str]] = (),
+    judged: str | None = None,
+    original: str | None = None,
+    quiet: bool = False,
+) -> Comparison:
+    """Measure every model on every picture, beside nearest and bicubic enlargement.
+
+    Args:
+        candidates: the models, of one scale; differences are against the first.
+        pictures: what to measure on.
+        where: the gt folder, for the report.
+        crop_border: pixels of gt cut off every side; None: the scale.
+        size: input (height, width) of times, multiply-adds and memory.
+        timed: measure latency.
+        tile: side of tiles in lq pixels; None: automatic.
+        failed: (picture, reason) of pictures already known to be unusable.
+        judged: label of the model the criteria judge; None: the last but one (the only one).
+        original: label of the one it is compared with; None: the last one of several.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: scales differ, a label is unknown, or not a single picture could be measured.
+    """
+    scale = common_scale(candidates)
+    judged, original = _roles([each.label for each in candidates], judged, original)
+    crop = scale if crop_border is None else crop_border
+    methods = _methods(candidates, scale, tile)
+    images: dict[str, dict[str, Mapping[str, float]]] = {label: {} for label in methods}
+    wrong = list(failed)
+    kept: dict[str, dict[str, Pixels]] = {}
+    metrics: dict[str, MetricLike] = {}
+    not_computed: dict[str, str] = {}
+    good: dict[str, PairSource] = {}
+    room, colours, made = _KEPT_BYTES, 0, 0
+    with progress("Measuring", len(pictures), quiet=quiet) as bar:
+        for source in pictures:
+            try:
+                pair = source.read(scale)
+                if not metrics:
+                    metrics, not_computed, colours = (
+                        *_metrics(scale, crop, pair.gt.shape[2]),
+                        pair.gt.shape[2],
+                    )
+                elif pair.gt.shape[2] != colours:
+                    raise UserError(f"{pair.gt.shape[2]} channels; the pictures before have {colours}")
+                mine: dict[str, Pixels] = {}
+                values: dict[str, Mapping[str, float]] = {}
+                for label, (net, restore) in methods.items():
+                    keeping = _keeping(restore, mine, label)
+                    one = validate(net, [pair], name=label, metrics=metrics, restore=keeping, quiet=True)
+                    values[label] = one.images[pair.name]
+            except UserError as error:
+                wrong.append((source.name, str(error)))
+                bar.advance(note=source.name)
+                continue
+            for label, numbers in values.items():
+                images[label][source.name] = numbers
+            good[source.name] = source
+            made += source.read_lq is None
+            outputs = {label: as_dtype(pixels, pair.gt.dtype) for label, pixels in mine.items()}
+            room -= sum(pixels.nbytes for pixels in outputs.values())
+            if room > 0:
+                kept[source.name] = outputs
+            bar.advance(note=source.name)
+    if not good:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in wrong[:20])
+        raise UserError(
+            f"{where}: no picture could be measured\n{reasons}" if wrong else f"{where}: no pictures"
+        )
+    results = {
+        label: ValidationResult.of(
+            where, images[label], metrics, method=None if index < len(candidates) else label
+        )
+        for index, label in enumerate(methods)
+    }
+    columns = [_column(label, result, results[candidates[0].label]) for label, result in results.items()]
+    columns = _with_costs(columns, candidates, size, timed=timed)
+    if not timed:
+        not_computed["latency_ms"] = not_computed["latency_ratio"] = "--no-latency was given"
+    protocol = _protocol(candidates, columns, scale, crop, size, made, timed=timed)
+    return Comparison(
+        where, scale, columns, judged, original, size, protocol, not_computed, wrong, good, methods, kept
+    )
+
+
+def _roles(labels: list[str], judged: str | None, original: str | None) -> tuple[str, str | None]:
+    for given in (judged, original):
+        if given is not None and given not in labels:
+            raise UserError(f"no model is called '{given}'; they are called {', '.join(labels)}")
+    if original is None and len(labels) > 1:
+        original = next(label for label in reversed(labels) if label != judged)
+    if judged is None:
+        judged = next((label for label in reversed(labels) if label != original), labels[-1])
+    return judged, original if original != judged else None
+
+
+def _methods(
+    candidates: Sequence[Candidate], scale: int, tile: int | None
+) -> dict[str, tuple[nn.Module, Restore]]:
+    """Label -> network and how it restores; plain enlargement has a network that does nothing."""
+    methods: dict[str, tuple[nn.Module, Restore]] = {}
+    for candidate in candidates:
+        model = candidate.model
+
+        def restore(net: nn.Module, lq: Pixels, model: RestorationModel = model) -> Pixels:
+            # As float32, so that rounding happens once, to the gt's type.
+            return model.restore(as_dtype(lq, np.float32), tile="auto" if tile is None else tile)
+
+        methods[candidate.label] = model.net, restore
+    nothing = nn.Identity()
+    plain: dict[str, Callable[[Pixels], Pixels]] = {"input": lambda lq: lq}
+    if scale > 1:
+        plain = {
+            "nearest": lambda lq: lq.repeat(scale, axis=0).repeat(scale, axis=1),
+            "bicubic": lambda lq: imresize(lq, scale=scale),
+        }
+    for label, enlarge in plain.items():
+        if label in methods:
+            raise UserError(
+                f"a model file must not be called '{label}': a column has that name; rename the file"
+            )
+        methods[label] = nothing, _plain(enlarge)
+    return methods
+
+
+def _plain(enlarge: Callable[[Pixels], Pixels]) -> Restore:
+    return lambda _, lq: enlarge(lq)
+
+
+def _keeping(restore: Restore, kept: dict[str, Pixels], label: str) -> Restore:
+    def keep(net: nn.Module, lq: Pixels) -> Pixels:
+        kept[label] = restore(net, lq)
+        return kept[label]
+
+    return keep
+
+
+def _metrics(scale: int, crop: int, channels: int) -> tuple[dict[str, MetricLike], dict[str, str]]:
+    """The metrics for pictures of so many channels, and why others are not computed."""
+    metrics: dict[str, MetricLike] = {}
+    not_computed: dict[str, str] = {}
+    for key, options in (
+        ("psnr", PSNROptions(crop_border=crop)),
+        ("ssim", SSIMOptions(crop_border=crop)),
+        ("psnr_y", PSNROptions(crop_border=crop, test_y_channel=True)),
+        ("ssim_y", SSIMOptions(crop_border=crop, test_y_channel=True)),
+        ("lpips", LPIPSOptions(crop_border=crop)),
+        ("colour_shift", ColourShiftOptions(crop_border=crop)),
+    ):
+        if channels == 1 and key.endswith("_y"):
+            not_computed[key] = "grey pictures are their own Y"
+            continue
+        try:
+            metrics[key] = options.build(scale, channels)
+        except WeightsMissing as error:
+            not_computed[key] = str(error)
+    return metrics, not_computed
+
+
+def _column(label: str, result: ValidationResult, first: ValidationResult) -> Column:
+    intervals, changes = {}, {}
+    for key, mean in result.metrics.items():
+        intervals[key] = mean_interval([values[key] for values in result.images.values()])
+        if result is first:
+            continue
+        differences = [
+            values[key] - first.images[image][key]
+            for image, values in result.images.items()
+            if math.isfinite(values[key]) and math.isfinite(first.images[image][key])
+        ]
+        if differences:
+            better = sum((each > 0) == mean.higher_is_better and each != 0 for each in differences)
+            changes[key] = Change(
+                math.fsum(differences) / len(differences),
+                mean_interval(differences),
+                better,
+                len(differences),
+            )
+    return Column(label, result.method is None, result, intervals, changes)
+
+
+def _with_costs(
+    columns: list[Column], candidates: Sequence[Candidate], size: tuple[int, int], *, timed: bool
+) -> list[Column]:
+    costs = [measure_cost(each.model, each.path, size) for each in candidates]
+    if timed:
+        times = measure_times([each.model for each in candidates], size)
+        costs = [replace(cost, timing=timing) for cost, timing in zip(costs, times, strict=True)]
+    models = [replace(column, cost=cost) for column, cost in zip(columns, costs, strict=False)]
+    return [*models, *columns[len(costs) :]]
+
+
+def _protocol(
+    candidates: Sequence[Candidate],
+    columns: list[Column],
+    scale: int,
+    crop: int,
+    size: tuple[int, int],
+    made: int,
+    *,
+    timed: bool,
+) -> list[str]:
+    first = columns[0].result
+    precisions = sorted({each.model.precision for each in candidates})
+    sentences = [
+        f"Whole pictures, averaged weights where a file has them (params_ema), in {' and '.join(precisions)}; outputs "
+        f"clamped and rounded to the gt's type, {crop} pixels cut off every side.",
+        "; ".join(mean.protocol for mean in first.metrics.values()) + ".",
+    ]
+    if made == len(first.images):
+        sentences.append(f"lq is made from gt by MATLAB's bicubic at 1/{scale}, rounded to whole levels.")
+    else:
+        sentences.append("lq is the pictures given with --lq.")
+    sentences.append(
+        "Intervals: 95 %, percentile bootstrap over pictures (10,000 resamples, fixed seed); they say how far the mean "
+        "carries to other pictures of this kind. Changes are paired: mean over pictures of model minus first model."
+    )
+    sentences.append(
+        f"Multiply-adds and memory: input {size[0]}×{size[1]}; memory is float32 weights and the tensors alive at "
+        "once, at most, without what operators need inside themselves."
+    )
+    if timed:
+        sentences.append(timing_protocol(candidates[0].model.device, size))
+    return sentences
