@@ -18,7 +18,7 @@ class Beginning:
     """What ``models/load_report.json`` tells, arranged for reading.
 
     Attributes:
-        headline: one sentence.
+        headline: the file and how much of the network came from it.
         facts: label and value.
         rules: (rule, tensors) of inherited tensors, the commonest first.
         rows: (tensor, shape in the file, shape in the network, its fate) of all that was not loaded as it was.
@@ -43,8 +43,8 @@ def read_beginning(run: Path) -> Beginning | None:
 
 def beginning_of(report: LoadReport) -> Beginning:
     """``report`` arranged for reading."""
+    entry = f", entry {report.param_key}" if report.param_key else ""
     facts = [
-        ("Weights", report.source + (f", entry {report.param_key}" if report.param_key else "")),
         ("Mode", report.mode),
         ("Loaded as they are", f"{len(report.loaded):,} of {report.tensors:,} tensors"),
     ]
@@ -63,7 +63,7 @@ def beginning_of(report: LoadReport) -> Beginning:
         facts.append(("Counting from step", f"{report.iteration:,}"))
     rows = _rows(report)
     return Beginning(
-        headline=f"Learned parameters reused: {report.reuse()}.",
+        headline=f"From {report.source}{entry}. Learned parameters reused: {report.reuse()}.",
         facts=facts,
         rules=Counter(each.rule for each in report.inherited.values()).most_common(),
         rows=rows[:MOST_ROWS],
