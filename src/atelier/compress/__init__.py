@@ -7,19 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atelier.compress.calibrate import calibrated
+    from atelier.compress.closeness import Fidelity, fidelity
+    from atelier.compress.fold import fold_scale, to_grey
     from atelier.compress.inherit import InheritPlan, inherit_plan
     from atelier.compress.options import InheritOptions
     from atelier.compress.start import start_from
+    from atelier.compress.transfer_options import TransferOptions
+    from atelier.compress.transferring import Transferred, transfer
 
 _HOME = {
+    "Fidelity": "closeness",
     "InheritOptions": "options",
     "InheritPlan": "inherit",
+    "TransferOptions": "transfer_options",
+    "Transferred": "transferring",
     "calibrated": "calibrate",
+    "fidelity": "closeness",
+    "fold_scale": "fold",
     "inherit_plan": "inherit",
     "start_from": "start",
+    "to_grey": "fold",
+    "transfer": "transferring",
 }
 
-__all__ = ["InheritOptions", "InheritPlan", "calibrated", "inherit_plan", "start_from"]
+__all__ = [
+    "Fidelity",
+    "InheritOptions",
+    "InheritPlan",
+    "TransferOptions",
+    "Transferred",
+    "calibrated",
+    "fidelity",
+    "fold_scale",
+    "inherit_plan",
+    "start_from",
+    "to_grey",
+    "transfer",
+]
 
 
 def __getattr__(name: str) -> Any:
