@@ -246,7 +246,8 @@ def _judge(
         note.append(f"stricter than the source: {original} itself does not pass")
     plain = [label for label, _, passes in others if label in ("nearest", "bicubic") and passes]
     if plain:
-        note.append(f"{' and '.join(plain)} upsampling passes too, so this says little")
+        verb = "passes" if len(plain) == 1 else "pass"
+        note.append(f"{' and '.join(plain)} upsampling {verb} too, so this says little")
     state: State = "pass" if passed else "fail"
     return Judgement(
         criterion.name, criterion.required(reference), show(measure, value), state, others, "; ".join(note)
