@@ -195,9 +195,7 @@ def test_elimination_leaves_dead_and_doubled_channels_out() -> None:
 
 def test_activation_score_is_spread_times_reading_norm() -> None:
     layers, x = chain_of(network()), picture(2, 3, 8, 8)
-    scores = activation_scores(
-        layers, collect(layers, [(i, i) for i in range(1, 5)], x, torch.arange(64))
-    )
+    scores = activation_scores(layers, collect(layers, [(i, i) for i in range(1, 5)], x, torch.arange(64)))
     with torch.no_grad():
         after = layers[0](x)
     spread = after.double().transpose(0, 1).flatten(1).std(1, unbiased=False)
@@ -217,7 +215,10 @@ def test_solving_takes_back_an_earlier_error() -> None:
     layers, x, places = chain_of(network(num_feat=10)), picture(8, 3, 16, 16), torch.arange(256)
     kept = (*(tuple(range(5)) for _ in layers[:-1]), tuple(range(12)))
     solved = solve(layers, range(5), kept, x, places, 1e-6, fit_slopes=True)
-    cut = (layers[0].rows(kept[0]), *(b.columns(a).rows(c) for a, b, c in zip(kept, layers[1:], kept[1:], strict=False)))
+    cut = (
+        layers[0].rows(kept[0]),
+        *(b.columns(a).rows(c) for a, b, c in zip(kept, layers[1:], kept[1:], strict=False)),
+    )
     ours, plain = (relative_errors(layers, range(5), kept, each, x)[-1] for each in (solved, cut))
     assert ours < 0.7 * plain
 

@@ -16,6 +16,7 @@ from atelier.cli.evaluate import evaluate
 from atelier.cli.info import info
 from atelier.cli.restore import restore
 from atelier.cli.train import report, train
+from atelier.cli.transfer import transfer
 from atelier.errors import UserError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command(short_help="Train a network from an option file.")(train)
 app.command(short_help="Restore a picture or a folder of them.")(restore)
 app.command(short_help="Measure a model on pictures.")(evaluate)
 app.command(short_help="Measure several models on the same pictures; success criteria; report.")(compare)
+app.command(short_help="A trained network into a smaller or larger one.")(transfer)
 app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
 app.add_typer(data_commands.app, name="data", help="Data set tools: check, crop, preview, shards.")

@@ -29,11 +29,7 @@ def deepen(layers: Chain, num_conv: int, act_type: str, where: str = "even") -> 
     extra = num_conv - (len(layers) - 2)
     if extra == 0:
         return layers
-    if act_type == "leakyrelu":
-        raise UserError(
-            "layers that change nothing cannot be added to a network with LeakyReLU: its fixed slope bends negative "
-            "values once more in every added layer; keep num_conv, or use --grow duplicate"
-        )
+    require_growable(act_type)
     places = len(layers) - 1
     added = [0] * places
     for k in range(extra):
@@ -42,6 +38,15 @@ def deepen(layers: Chain, num_conv: int, act_type: str, where: str = "even") -> 
     for layer, count in zip(layers[:-1], added, strict=True):
         grown += [layer] + [_identity(len(layer.bias), act_type) for _ in range(count)]
     return (*grown, layers[-1])
+
+
+def require_growable(act_type: str) -> None:
+    """Raises :class:`UserError` for an activation that no added layer can leave as it is."""
+    if act_type == "leakyrelu":
+        raise UserError(
+            "layers that change nothing cannot be added to a network with LeakyReLU: its fixed slope bends negative "
+            "values once more in every added layer; keep num_conv, or use --grow duplicate"
+        )
 
 
 def duplicate(layers: Chain, num_conv: int) -> Chain:

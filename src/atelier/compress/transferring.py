@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from atelier.archs.compact import SRVGGNetCompact
 from atelier.compress.chain import Chain, Layer, compact_chain
 from atelier.compress.fold import built
-from atelier.compress.growth import deepen, duplicate, widen
+from atelier.compress.growth import deepen, duplicate, require_growable, widen
 from atelier.compress.least_squares import Tick, collect, relative_errors, solve
 from atelier.compress.moments import Moments
 from atelier.compress.polish import polish
@@ -65,7 +65,7 @@ def transfer(
     """
     if not isinstance(source, SRVGGNetCompact):
         raise UserError(f"transfer takes an SRVGGNetCompact; the source is a {type(source).__name__}")
-    _check(source, options, calibration)
+    check(source, options, calibration)
     layers = compact_chain(source.options, source.state_dict())
     chain, steps, kept, errors = _sized(layers, source, options, calibration, tick)
     net = built(chain, source)
@@ -176,7 +176,8 @@ def _relative(moments: Moments, ridge: float) -> float:
     return float(missed.sum() / moments.targets.sum().clamp(min=1e-30))
 
 
-def _check(source: SRVGGNetCompact, options: TransferOptions, calibration: Tensor | None) -> None:
+def check(source: SRVGGNetCompact, options: TransferOptions, calibration: Tensor | None) -> None:
+    """Raises :class:`UserError` where :func:`transfer` could not do what ``options`` ask for."""
     width, depth = source.options.num_feat, source.options.num_conv
     if options.num_feat > width and (options.method == "l2" or options.grow != "split"):
         raise UserError(
@@ -188,6 +189,8 @@ def _check(source: SRVGGNetCompact, options: TransferOptions, calibration: Tenso
             f"num_conv {options.num_conv} is below the source's {depth}: --method {options.method} cannot leave layers "
             f"out; use least-squares, which solves the others anew"
         )
+    if options.num_conv > depth and options.method != "l2" and options.grow != "duplicate":
+        require_growable(source.options.act_type)
     if depth == 0 and options.num_conv > 0 and (options.method == "l2" or options.grow == "duplicate"):
         raise UserError("the source has no inner convolution that could be repeated; use --grow identity")
     if calibration is None and (options.polish or options.method in ("activation", "least-squares")):
