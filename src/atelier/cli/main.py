@@ -36,7 +36,7 @@ app.command(short_help="Measure several models on the same pictures; success cri
 app.command(short_help="A trained network into a smaller or larger one.")(transfer)
 app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
-app.add_typer(data_commands.app, name="data", help="Data set tools: check, crop, preview, shards.")
+app.add_typer(data_commands.app, name="data", help="Data set tools: fetch, extract, crop, check, preview ...")
 app.add_typer(options_commands.app, name="options", help="Check or convert an option file; JSON Schema.")
 
 
