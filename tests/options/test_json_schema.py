@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from atelier.options.json_schema import DIALECT, json_schema_text, options_json_schema
+from atelier.options.read import program_of
 from atelier.options.source import read_option_file
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "options"
@@ -137,7 +138,8 @@ def test_teeth_the_stock_generator_knows_no_bare_name(small: SimpleNamespace) ->
 def test_shipped_option_files_fit_the_schema_of_a_run(path: Path) -> None:
     schema = options_json_schema()
     data = read_option_file(path).data
-    assert valid(data, schema, schema)
+    # A file of another program is converted before the schema sees it.
+    assert valid(data, schema, schema) == (program_of(data) is None)
     for damage in (
         {"scale": 0},
         {"nmae": "x"},

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atelier.errors import UserError
+from atelier.options.foreign_text import converted_text
 from atelier.options.kair import convert, is_kair
 from atelier.options.kair_conversion import Conversion
 from atelier.options.kair_datasets import lq_template
-from atelier.options.kair_table import KEYS, find_key, markdown_table
-from atelier.options.kair_text import converted_text
+from atelier.options.kair_table import KEYS, TABLE
 from atelier.options.read import load_run_options
 from atelier.options.source import OptionFile, read_option_file
 from options.kair_files import PLAIN, REAL_GAN, as_kair_writes, changed
@@ -362,7 +362,7 @@ def test_notes_are_among_the_warnings(tmp_path: Path) -> None:
         ({"netG__embed_dim": ...}, "embed_dim is missing; net_type 'swinir' needs it"),
         ({"path__ignore_resume_network": "yes"}, "given 'yes', allowed: true or false"),
         ({"gpu_ids": "0"}, "given '0', allowed: a list of whole numbers"),
-        ({"netG": []}, "netG: given [], a section of keys in braces belongs here"),
+        ({"netG": []}, "netG: given [], a section of keys belongs here"),
     ],
 )
 def test_refusals(values: dict[str, Any], message: str, tmp_path: Path, refusal: Refusal) -> None:
@@ -449,7 +449,7 @@ def test_names_of_lq_files_are_found(tmp_path: Path) -> None:
 
 
 def test_the_documents_table_is_the_converters() -> None:
-    assert markdown_table() in (REPOSITORY / "docs" / "from-kair.md").read_text()
+    assert TABLE.markdown() in (REPOSITORY / "docs" / "from-kair.md").read_text()
 
 
 def test_plain_json_of_kairs_own_dump_is_read(tmp_path: Path) -> None:
@@ -521,4 +521,4 @@ def test_every_key_that_is_read_stands_in_the_table(monkeypatch: pytest.MonkeyPa
     for data in PLAIN.values():
         convert(OptionFile("", data))
     assert len(read) > 70
-    assert [place for place in sorted(read) if find_key(*place) is None] == []
+    assert [place for place in sorted(read) if TABLE.find(*place) is None] == []

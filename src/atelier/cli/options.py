@@ -50,8 +50,8 @@ def convert(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE.json [KEY=VALUE]...",
-            help="KAIR's option file, and overrides by our names, for example train.total_iter=2000.",
+            metavar="FILE [KEY=VALUE]...",
+            help="KAIR's or BasicSR's option file, and overrides by our names, for example train.total_iter=2000.",
             show_default=False,
         ),
     ],
@@ -60,9 +60,9 @@ def convert(
         typer.Option("-o", "--output", help="YAML file to write; default: print it.", show_default=False),
     ] = None,
 ) -> None:
-    """A KAIR option file as YAML of ours; what there is to know about it goes to standard error."""
+    """A KAIR or BasicSR option file as YAML of ours; what there is to know about it goes to standard error."""
     from atelier.errors import UserError
-    from atelier.options.kair_text import converted_text
+    from atelier.options.foreign_text import converted_text
 
     files, overrides = split_arguments(arguments)
     if len(files) != 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atelier.options.kair_conversion import Conversion, KairTree
+from atelier.options.foreign import ForeignTree
+from atelier.options.kair_conversion import Conversion
 from atelier.options.kair_datasets import convert_datasets
 from atelier.options.kair_network import convert_network
 from atelier.options.kair_train import convert_train
@@ -28,7 +29,7 @@ def is_kair(tree: Mapping[str, Any]) -> bool:
     return "netG" in tree or sum(mark in tree for mark in _MARKS) >= 2
 
 
-def convert(file: OptionFile, processes: int | None = None) -> tuple[KairTree, list[str]]:
+def convert(file: OptionFile, processes: int | None = None) -> tuple[ForeignTree, list[str]]:
     """Our options for a KAIR file, and what there is to know about them.
 
     Args:

@@ -1,36 +1,12 @@
 """Every key of KAIR's option files: what it becomes here, or why it does nothing.
 
-One table serves the converter, which names the keys that do nothing and finds the nearest known name of a misspelt
-one, and the documentation (``docs/from-kair.md``, held to this table by a test). Key names and meanings are those
-of KAIR (github.com/cszn/KAIR, option files of SwinIR, DnCNN, MSRResNet and BSRGAN) and of its ELSA fork.
+Key names and meanings are those of KAIR (github.com/cszn/KAIR, option files of SwinIR, DnCNN, MSRResNet and BSRGAN)
+and of its ELSA fork. The page made of it is ``docs/from-kair.md``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import groupby
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of one section.
-
-    Attributes:
-        section: "", "path", "datasets" (any data set), "netG" or "train".
-        name: the key; ``D_*`` stands for every key that begins so.
-        ours: what it becomes; empty where it does nothing in a run of ours.
-        why: what to know about it; for a key that does nothing: the reason.
-    """
-
-    section: str
-    name: str
-    ours: str = ""
-    why: str = ""
-
-    def matches(self, name: str) -> bool:
-        """Whether the key ``name`` is meant."""
-        return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
-
+from atelier.options.foreign_table import Key, KeyTable
 
 _DUMPED = "KAIR writes it into the option files it saves; worked out anew here"
 _HONOURED = "KAIR ignores it; honoured here"
@@ -221,31 +197,4 @@ KEYS: tuple[Key, ...] = (
     Key("train", "D_*", "", _GAN),
 )
 
-
-def find_key(section: str, name: str) -> Key | None:
-    """The entry for a key, exact names before patterns; None where KAIR has no such key."""
-    matching = [key for key in KEYS if key.section == section and key.matches(name)]
-    return min(matching, key=lambda key: key.name.endswith("*"), default=None)
-
-
-def key_names(section: str) -> list[str]:
-    """The names of a section, without patterns."""
-    return [key.name for key in KEYS if key.section == section and not key.name.endswith("*")]
-
-
-def markdown_table() -> str:
-    """The table as it stands in ``docs/from-kair.md``; neighbours of which the same is said share a row."""
-    rows = ["| KAIR | here | |", "|---|---|---|"]
-    for (section, ours, why), keys in groupby(KEYS, _row):
-        prefix = f"{'datasets.*' if section == 'datasets' else section}." if section else ""
-        names = [key.name for key in keys]
-        theirs = ", ".join([f"`{prefix}{names[0]}`", *(f"`{name}`" for name in names[1:])])
-        rows.append(f"| {theirs} | {ours} | {why} |")
-    return "\n".join(rows) + "\n"
-
-
-def _row(key: Key) -> tuple[str, str, str]:
-    if not key.ours:
-        return key.section, "does nothing", key.why
-    same = key.section == "netG" and key.ours == f"network_g.{key.name}"
-    return key.section, "`network_g`, the same name" if same else f"`{key.ours}`", key.why
+TABLE = KeyTable("KAIR", KEYS, {"netG": "network_g"})

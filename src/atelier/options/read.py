@@ -6,17 +6,24 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
-from atelier.options.kair import convert, is_kair
-from atelier.options.kair_conversion import KairTree
+from atelier.options import basicsr, kair
+from atelier.options.foreign import ForeignTree
 from atelier.options.messages import validate_tree
 from atelier.options.overrides import OptionTree, apply_overrides
 from atelier.options.schema import MODELS_WITH_COMPONENTS, RunOptions
 from atelier.options.source import OptionFile, read_option_file
+
+_Recognises = Callable[[Mapping[str, Any]], bool]
+_Converts = Callable[[OptionFile, int | None], tuple[ForeignTree, list[str]]]
+_PROGRAMS: dict[str, tuple[_Recognises, _Converts]] = {
+    "KAIR": (kair.is_kair, kair.convert),
+    "BasicSR": (basicsr.is_basicsr, basicsr.convert),
+}
 
 
 def load_run_options(
@@ -25,12 +32,13 @@ def load_run_options(
     """Read, override and check the options of a run.
 
     Args:
-        source: an option file (YAML, JSON with comments, KAIR's JSON), its content as a dict, or checked options.
+        source: an option file (YAML, JSON with comments, KAIR's JSON, BasicSR's YAML), its content as a dict, or
+            checked options.
         overrides: ``key=value`` arguments, for example ``train.total_iter=2000``.
 
     Returns:
-        The checked options, with the components of ``plugins`` known. What there is to say about a KAIR file that
-        was converted on the way stands first among their ``warnings()``.
+        The checked options, with the components of ``plugins`` known. What there is to say about another
+        program's file that was converted on the way stands first among their ``warnings()``.
 
     Raises:
         UserError: every problem at once, one line each, naming file and line.
@@ -42,9 +50,11 @@ def load_run_options(
     written: OptionFile | dict[str, Any] = source if isinstance(source, dict) else read_option_file(source)
     notes: list[str] = []
     tree: OptionTree
-    if is_kair(written.data if isinstance(written, OptionFile) else written):
+    program = program_of(written.data if isinstance(written, OptionFile) else written)
+    if program is not None:
         # KAIR states the batch of all processes together, so the share of each follows from their number.
-        tree, notes = read_kair(written, overrides, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        tree, notes = read_foreign(program, written, overrides, processes)
     else:
         tree = apply_overrides(written, overrides)
     if import_plugins(tree):
@@ -54,18 +64,30 @@ def load_run_options(
     return options
 
 
-def read_kair(
-    source: OptionFile | dict[str, Any], overrides: Sequence[str] = (), processes: int | None = None
-) -> tuple[KairTree, list[str]]:
-    """A KAIR file as options of ours, not yet checked, with overrides (of our keys) put in; and notes on it.
+def program_of(data: Mapping[str, Any]) -> str | None:
+    """Whose option file this is: ``KAIR``, ``BasicSR``, or None for one of ours."""
+    return next((name for name, (recognises, _) in _PROGRAMS.items() if recognises(data)), None)
 
-    See :func:`atelier.options.kair.convert` for ``processes``.
+
+def read_foreign(
+    program: str,
+    source: OptionFile | dict[str, Any],
+    overrides: Sequence[str] = (),
+    processes: int | None = None,
+) -> tuple[ForeignTree, list[str]]:
+    """Another program's file as options of ours, not yet checked, with overrides (of our keys) put in; notes on it.
+
+    Args:
+        program: as :func:`program_of` names it.
+        source: the file, or its content.
+        overrides: ``key=value`` arguments.
+        processes: see :func:`atelier.options.kair.convert`.
     """
     file = source if isinstance(source, OptionFile) else OptionFile("", source)
-    converted, notes = convert(file, processes)
+    converted, notes = _PROGRAMS[program][1](file, processes)
     base = OptionFile(file.name, converted.data, converted.lines) if file.name else converted.data
     tree = apply_overrides(base, overrides)
-    return KairTree(tree.name, tree.data, tree.lines, tree.overrides, converted.sources), notes
+    return ForeignTree(tree.name, tree.data, tree.lines, tree.overrides, converted.sources), notes
 
 
 def import_plugins(tree: OptionTree) -> bool:

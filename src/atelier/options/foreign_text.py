@@ -1,4 +1,4 @@
-"""A KAIR file as an option file of ours: short, because what our defaults say already is left out."""
+"""Another program's file as an option file of ours: short, because what our defaults say already is left out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from atelier.errors import UserError
-from atelier.options.kair import is_kair
 from atelier.options.messages import validate_tree
 from atelier.options.places import KeyPath
-from atelier.options.read import read_kair
+from atelier.options.read import program_of, read_foreign
 from atelier.options.schema import RunOptions
 from atelier.options.source import read_option_file
 from atelier.options.write import dump_yaml
@@ -32,26 +31,23 @@ _KEPT = frozenset(
 
 
 def converted_text(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """YAML of ours for a KAIR file, checked; and the notes of the conversion.
+    """YAML of ours for a file of KAIR's or BasicSR's, checked; and the notes of the conversion.
 
     Raises:
-        UserError: where ``path`` is no KAIR file, or for any mistake in it.
+        UserError: where ``path`` is a file of neither, or for any mistake in it.
     """
     file = read_option_file(path)
-    if not is_kair(file.data):
-        if "model_type" in file.data and "network_g" in file.data:
-            raise UserError(
-                f"{path}: this is a BasicSR file, whose keys are mostly ours; atelier options check {path} names "
-                "those that are not"
-            )
+    program = program_of(file.data)
+    if program is None:
         raise UserError(
-            f"{path}: this is no KAIR file but one of ours (or neither); atelier options check {path} says what it does"
+            f"{path}: this is no file of KAIR's (netG, task) or BasicSR's (model_type) but one of ours, or none at "
+            f"all; atelier options check {path} says what it does"
         )
-    tree, notes = read_kair(file, overrides)
+    tree, notes = read_foreign(program, file, overrides)
     options = validate_tree(RunOptions, tree)
     data = without_defaults(tree.data, options)
     ordered = {key: data[key] for key in RunOptions.model_fields if key in data}
-    return f"# Converted from KAIR's {Path(path).name}.\n" + dump_yaml(ordered), notes
+    return f"# Converted from {program}'s {Path(path).name}.\n" + dump_yaml(ordered), notes
 
 
 def without_defaults(data: dict[str, Any], options: RunOptions) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def without_defaults(data: dict[str, Any], options: RunOptions) -> dict[str, Any
     short = copy.deepcopy(data)
     for path in list(_paths(short)):
         kept_below = any(known[: len(path)] == path for known in _KEPT)
-        if kept_below or path[0] == "network_g" or path[-1] == "type":
+        if kept_below or path[0] in ("network_g", "network_d") or path[-1] == "type":
             continue
         holder = _holder(short, path)
         kept, order = holder[path[-1]], list(holder)
