@@ -151,9 +151,7 @@ def _convert_path(conversion: Conversion, model: _Model) -> None:
     _convert_strictness(conversion, "strict_load_g", "path.load")
     if model.gan:
         conversion.move(("path", "pretrain_network_d"), "path.pretrain_network_d")
-        named = conversion.get("path", "param_key_d")
-        if conversion.has("path", "pretrain_network_d") and named is not None:
-            conversion.put("path.param_key_d", named, ("path", "param_key_d"))
+        conversion.move(("path", "param_key_d"), "path.param_key_d")
         _convert_strictness(conversion, "strict_load_d", "path.load_d")
 
 

@@ -156,7 +156,7 @@ KEYS: tuple[Key, ...] = (
         "train.perceptual_opt",
         "weights of VGG are downloaded, or `vgg_weights: PATH`; `train.perceptual_opt=~` switches it off",
     ),
-    Key("train", "ldl_opt", "train.losses", "refused: LDL is not among the losses here"),
+    Key("train", "ldl_opt", "", "LDL is not among the losses here", refused=True),
     Key("train", "gan_opt", "train.gan_opt", "`GANLoss`; ESRGANModel: `relativistic: true`"),
     Key("train", "net_d_iters", "objective.net_d_iters"),
     Key("train", "net_d_init_iters", "objective.net_d_init_iters"),
@@ -177,8 +177,9 @@ TABLE = KeyTable(
     "BasicSR",
     KEYS,
     {
-        "": "",
-        "datasets": "datasets.*",
-        **{name: name for name in ("path", "train", "val", "logger", "dist_params")},
+        "": ("", "degradation", "objective"),
+        "datasets": ("datasets.*", "datasets.train", "degradation"),
+        "train": ("train", "objective"),
+        **{name: (name,) for name in ("path", "val", "logger", "dist_params")},
     },
 )

@@ -20,12 +20,14 @@ class Key:
         name: the key; ``D_*`` stands for every key that begins so.
         ours: what it becomes; empty where it does nothing in a run of ours.
         why: what to know about it; for a key that does nothing: the reason.
+        refused: it is a mistake in any file.
     """
 
     section: str
     name: str
     ours: str = ""
     why: str = ""
+    refused: bool = False
 
     def matches(self, name: str) -> bool:
         """Whether the key ``name`` is meant."""
@@ -39,12 +41,12 @@ class KeyTable:
     Attributes:
         program: its name.
         keys: every key, in the order of the page.
-        same: section -> our prefix, for sections whose keys mostly keep their names: told in three words.
+        same: section -> our sections under which keys mostly keep their names, which the page says in few words.
     """
 
     program: str
     keys: tuple[Key, ...]
-    same: Mapping[str, str] = field(default_factory=dict)
+    same: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def find(self, section: str, name: str) -> Key | None:
         """The entry for a key, exact names before patterns; None where the program has no such key."""
@@ -71,9 +73,9 @@ class KeyTable:
 
     def _row(self, key: Key) -> tuple[str, str, str]:
         if not key.ours:
-            return key.section, "does nothing", key.why
-        prefix = self.same.get(key.section)
-        if prefix is not None and key.ours == (f"{prefix}.{key.name}" if prefix else key.name):
-            same = "the same" if prefix == key.section else f"`{prefix}`, the same name"
-            return key.section, same, key.why
+            return key.section, "refused" if key.refused else "does nothing", key.why
+        for prefix in self.same.get(key.section, ()):
+            if key.ours == (f"{prefix}.{key.name}" if prefix else key.name):
+                same = "the same" if prefix == key.section else f"`{prefix}`, the same name"
+                return key.section, same, key.why
         return key.section, f"`{key.ours}`", key.why

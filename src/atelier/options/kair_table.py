@@ -197,4 +197,4 @@ KEYS: tuple[Key, ...] = (
     Key("train", "D_*", "", _GAN),
 )
 
-TABLE = KeyTable("KAIR", KEYS, {"netG": "network_g"})
+TABLE = KeyTable("KAIR", KEYS, {"netG": ("network_g",)})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from atelier.archs.load import options_of
@@ -22,16 +22,9 @@ from atelier.archs.weights import StateFile, read_weights, written_state
 from atelier.errors import UserError
 from atelier.files import atomic_path
 from atelier.train.checkpoint import Checkpoint
+from atelier.train.moments import parameter_names, with_tensor_steps
 
 _NAME = re.compile(r"(\d+)_(G|E|optimizerG)\.pth")
-# Not parameters, whatever the network: its optimiser knows nothing of them.
-_BUFFERS = (
-    "attn_mask",
-    "relative_position_index",
-    "running_mean",
-    "running_var",
-    "num_batches_tracked",
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class KairCheckpoint(Checkpoint):
 
     def load_state(self) -> dict[str, Any]:
         """The step, and the optimiser with the names of its parameters, in the shape of a state of ours."""
-        state: dict[str, Any] = {"iter": self.iteration, "roles": ["g"], "kair": True}
+        state: dict[str, Any] = {"iter": self.iteration, "roles": ["g"], "foreign": "KAIR"}
         if self.optimizer is not None:
             weights = read_weights(self.state_path)
             state["optimizers"] = [_read_optimizer(self.optimizer)]
@@ -114,23 +107,9 @@ def _checked(models: Path, iteration: int, kinds: set[str]) -> KairCheckpoint:
 def _read_optimizer(path: Path) -> dict[str, Any]:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        for entry in stored["state"].values():
-            # Older versions of PyTorch kept a plain number.
-            entry["step"] = torch.as_tensor(entry["step"], dtype=torch.float32)
+        return with_tensor_steps(stored)
     except Exception as error:  # torch raises a different type for each kind of damage
         raise UserError(f"{path} cannot be read as an optimiser: {str(error).splitlines()[0]}") from None
-    return dict(stored)
-
-
-def parameter_names(file_state: Mapping[str, Tensor], options: NetworkOptions | None) -> list[str | None]:
-    """Our names of the parameters in ``file_state`` by position; None for one that our network does without."""
-    names: list[str | None] = []
-    for key, value in file_state.items():
-        if key.rpartition(".")[2] in _BUFFERS:
-            continue
-        own = options.network_state({key: value})[0] if options is not None else {key: value}
-        names.append(next(iter(own), None))
-    return names
 
 
 def write_kair_files(

@@ -6,13 +6,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from atelier.archs.network_options import NetworkOptions
 
 # Kept for these two alone: the same two moments, whatever the decay. Others hold weights or a velocity whose
 # meaning ends with the network they belonged to.
 _CARRIED = frozenset({"Adam", "AdamW"})
 _LISTED = 10
+# Not parameters, whatever the network: its optimiser knows nothing of them.
+_BUFFERS = (
+    "attn_mask",
+    "relative_position_index",
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "weight_u",
+    "weight_v",
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,32 @@ def carry_moments(
             reset.append(name)
     optimizer.load_state_dict(fresh)
     return Moments(tuple(restored), tuple(reset))
+
+
+def with_tensor_steps(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimiser's ``state_dict`` with its step counts as tensors: older versions of PyTorch kept plain numbers.
+
+    Raises:
+        KeyError, TypeError: it is no such dictionary.
+    """
+    state = {
+        place: {**entry, "step": torch.as_tensor(entry["step"], dtype=torch.float32)}
+        if "step" in entry
+        else entry
+        for place, entry in stored["state"].items()
+    }
+    return {**stored, "state": state}
+
+
+def parameter_names(file_state: Mapping[str, Tensor], options: NetworkOptions | None) -> list[str | None]:
+    """Our names of the parameters in ``file_state`` by position; None for one that our network does without."""
+    names: list[str | None] = []
+    for key, value in file_state.items():
+        if key.rpartition(".")[2] in _BUFFERS:
+            continue
+        own = options.network_state({key: value})[0] if options is not None else {key: value}
+        names.append(next(iter(own), None))
+    return names
 
 
 def _fits(entry: Mapping[str, Any], parameter: Tensor) -> bool:

@@ -9,6 +9,11 @@ from typing import Any
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
 from atelier.options.write import OptionChange, diff_options
+from atelier.train.basicsr_checkpoint import (
+    BasicSRCheckpoint,
+    basicsr_checkpoint_at,
+    newest_basicsr_checkpoint,
+)
 from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.folder import RunFolder
 from atelier.train.kair_checkpoint import kair_checkpoint_at, newest_kair_checkpoint
@@ -42,25 +47,38 @@ def choose_checkpoint(
     """The checkpoint to continue from, None for a fresh start.
 
     ``path.resume_state`` names one; with ``--auto_resume`` or ``path.resume: auto`` it is the newest complete one of
-    this run's folder, ours or KAIR's; ``path.resume: never`` wins over the flag.
+    this run's folder, ours, KAIR's or BasicSR's; ``path.resume: never`` wins over the flag.
 
     Raises:
         UserError: ``resume_state`` names a file that is no complete checkpoint.
     """
     path = options.path
     if path.resume_state is not None:
-        return _named_checkpoint(path.resume_state)
+        return _told(_named_checkpoint(path.resume_state), report)
     if path.never_resumes:
         key = "ignore_resume_network: true" if path.ignore_resume_network else "resume: never"
         report(f"path.{key}: the run starts afresh" + (", against --auto_resume" if auto_resume else ""))
         return None
     if not auto_resume and path.resume != "auto":
         return None
-    ours = store.newest(report)
-    kairs = newest_kair_checkpoint(store.folder.models, report)
-    if ours is None or (kairs is not None and kairs.iteration > ours.iteration):
-        return kairs
-    return ours
+    found = (
+        store.newest(report),
+        newest_kair_checkpoint(store.folder.models, report),
+        newest_basicsr_checkpoint(store.folder, report),
+    )
+    # Of equal steps the first, so ours.
+    newest = max((each for each in found if each is not None), key=lambda each: each.iteration, default=None)
+    return _told(newest, report)
+
+
+def _told(checkpoint: Checkpoint | None, report: Callable[[str], None]) -> Checkpoint | None:
+    """Say what a checkpoint of BasicSR's cannot give."""
+    if isinstance(checkpoint, BasicSRCheckpoint):
+        report(
+            f"{checkpoint.state_path} is BasicSR's: weights, moments of the optimisers and the step are continued; "
+            "it holds no random state, so sampling goes on from the plan at this step, not bit for bit"
+        )
+    return checkpoint
 
 
 def _named_checkpoint(state_path: Path) -> Checkpoint:
@@ -73,6 +91,10 @@ def _named_checkpoint(state_path: Path) -> Checkpoint:
             f"path.resume_state: {state_path}: expected a file like training_states/5000.state, or KAIR's "
             "models/5000_G.pth"
         )
+    if not state_path.with_suffix(".json").exists():
+        basicsrs = basicsr_checkpoint_at(state_path)
+        if basicsrs is not None:
+            return basicsrs
     store = CheckpointStore(RunFolder(state_path.parent.parent))
     checkpoint = store.complete(int(state_path.stem))
     if checkpoint is None:

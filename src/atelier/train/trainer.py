@@ -325,8 +325,11 @@ class Trainer:
             raise UserError(
                 f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}"
             )
-        if state.get("kair"):
-            restored = self.carry_moments(state, self._trained_names("g")).text()
+        if state.get("foreign"):
+            carried = {
+                role: self.carry_moments(state, self._trained_names(role), role) for role in self.optimizers
+            }
+            restored = ", ".join(f"network_{role}: {each.text()}" for role, each in carried.items())
         else:
             restored = self._load_optimizers(state)
         self.scaler.load_state_dict(state.get("scaler") or {}) if self.scaler.is_enabled() else None
