@@ -486,5 +486,20 @@ def test_convert_and_check_take_a_basicsr_file(tmp_path: Path) -> None:
     assert f"{path}: OK" in checked.stdout
 
 
+def test_check_counts_the_names_and_sees_a_subset_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document's tools write ``DF2K_subset``, its option file reads ``DF2K``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets/DF2K/meta_info").mkdir(parents=True)
+    (tmp_path / "datasets/DF2K/meta_info/meta_info_DF2K.txt").write_text("a.png (480,480,3)\n\nb c.png\n")
+    result = CliRunner().invoke(app, ["check", str(DOCUMENT)])
+    assert "datasets/DF2K (2 names in meta_info_DF2K.txt)" in result.stdout
+    assert "lies beside it" not in result.stdout
+    (tmp_path / "datasets/DF2K_subset").mkdir()
+    again = CliRunner().invoke(app, ["check", str(DOCUMENT)])
+    assert "DF2K_subset lies beside it: datasets.train.dataroot_gt=datasets/DF2K_subset" in again.stdout
+
+
 def test_the_page_holds_the_table() -> None:
     assert TABLE.markdown() in (REPOSITORY / "docs" / "from-basicsr.md").read_text()

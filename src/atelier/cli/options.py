@@ -135,4 +135,9 @@ def summary(options: RunOptions) -> str:
 def _pictures(data: ImagesOptions) -> str:
     roots = data.dataroot_gt
     text = ", ".join(str(root) for root in roots) if isinstance(roots, list) else str(roots)
+    if data.meta_info is not None and data.meta_info.is_file():
+        from atelier.data.meta_info import read_meta_info
+
+        names = read_meta_info(data.meta_info, pairs=data.dataroot_lq is not None)
+        text += f" ({len(names):,} names in {data.meta_info.name})"
     return f"{text} (pairs)" if data.dataroot_lq is not None else text

@@ -82,6 +82,7 @@ def _convert_train(conversion: Conversion, *, makes_lq: bool, degrades: bool, ki
     conversion.idle[source] = f"type {word} does not read it"
     conversion.put(ours, {}, source)
     _convert_pictures(conversion, source, ours, word)
+    _mention_subset(conversion, source)
     _convert_size(conversion, makes_lq=makes_lq)
     for name in ("use_hflip", "use_rot"):
         conversion.put(f"{ours}.{name}", conversion.need(*source, name, otherwise=False), (*source, name))
@@ -92,6 +93,19 @@ def _convert_train(conversion: Conversion, *, makes_lq: bool, degrades: bool, ki
     _convert_bookkeeping(conversion, source)
     if makes_lq:
         _convert_degradation(conversion, kind)
+
+
+def _mention_subset(conversion: Conversion, source: tuple[str, ...]) -> None:
+    """Real-ESRGAN's tools write ``DF2K_subset`` while its files read ``DF2K``: with both there, say which is read."""
+    root = conversion.get(*source, "dataroot_gt")
+    if isinstance(root, str):
+        folder = Path(root).expanduser()
+        beside = folder.with_name(f"{folder.name}_subset")
+        if folder.name and folder.is_dir() and beside.is_dir():
+            conversion.note(
+                f"{root} is read; {beside.name} lies beside it: datasets.train.dataroot_gt={beside} takes that",
+                (*source, "dataroot_gt"),
+            )
 
 
 def _convert_bookkeeping(conversion: Conversion, source: KeyPath) -> None:
