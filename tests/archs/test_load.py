@@ -306,7 +306,7 @@ def test_a_strict_load_names_what_does_not_fit_and_changes_nothing() -> None:
         "  - body.1.weight",
         "Keys in checkpoint but not in model (1):",
         "  - extra",
-        "load: flexible would reuse 5 of 8 tensors, 264 of 712 elements (37.08 %)",
+        "path.load=flexible would reuse 5 of 8 tensors, 264 of 712 elements (37.08 %)",
     ]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
@@ -325,7 +325,7 @@ def test_at_most_ten_of_a_kind_are_listed(tmp_path: Path) -> None:
     assert lines[missing - 1] == "  ... and 10 more"
     assert lines[-2] == "  ... and 23 more"
     assert missing - mismatched == len(lines) - 1 - missing == 12
-    assert lines[-1] == "load: inherit would carry what was learned into this network"
+    assert lines[-1] == "path.load=inherit would carry what was learned into this network"
 
 
 def test_a_flexible_load_takes_what_fits_by_name() -> None:
@@ -400,7 +400,8 @@ def test_a_flexible_load_of_next_to_nothing_is_refused() -> None:
     with pytest.raises(
         UserError,
         match=r"^NOTHING USABLE in a state in memory: 1 of 8 tensors, 12 of 712 elements \(1\.69 %\) would be reused, "
-        r"less than min_loaded 0\.02; use load: inherit, or start fresh with resume: never \(min_loaded: 0 ",
+        r"less than min_loaded 0\.02; use path\.load=inherit, or start fresh with path\.resume=never "
+        r"\(path\.min_loaded=0 ",
     ):
         load_state(net, in_memory(state), "flexible", min_loaded=0.02)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -409,7 +410,9 @@ def test_a_flexible_load_of_next_to_nothing_is_refused() -> None:
 
 def test_nothing_matched_is_an_error_whatever_is_asked_for() -> None:
     net = SRVGGNetCompact(num_feat=4, num_conv=1, upscale=2)
-    with pytest.raises(UserError, match=r"0 of 8 tensors.*nothing at all; start fresh with resume: never$"):
+    with pytest.raises(
+        UserError, match=r"0 of 8 tensors.*nothing at all; start fresh with path\.resume=never$"
+    ):
         load_state(net, in_memory({"weight": torch.zeros(3)}), "flexible", min_loaded=0)
     with pytest.raises(UserError, match="No other mode of loading would find anything to reuse"):
         load_state(net, in_memory({"weight": torch.zeros(3)}))

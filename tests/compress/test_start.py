@@ -113,10 +113,10 @@ def test_the_source_documents_change() -> None:
     with pytest.raises(
         UserError,
         match=r"NOTHING USABLE in a state in memory: 1 of 490 tensors, 1 of 11,497,681 elements \(0\.00 %\) would be "
-        r"reused, less than min_loaded 0\.01; use load: inherit, or start fresh with resume: never",
+        r"reused, less than min_loaded 0\.01; use path\.load=inherit, or start fresh with path\.resume=never",
     ):
         start_from(new, as_file(old), mode="flexible")
-    with pytest.raises(UserError, match=r"Size mismatch \(177\):[\s\S]*load: inherit would carry"):
+    with pytest.raises(UserError, match=r"Size mismatch \(177\):[\s\S]*path\.load=inherit would carry"):
         start_from(new, as_file(old), mode="strict")
     report = start_from(new, as_file(old), mode="inherit")
     assert (len(report.loaded), len(report.mismatched), len(report.missing)) == (1, 177, 312)
@@ -199,7 +199,7 @@ def test_an_average_of_another_network_is_refused() -> None:
 def test_too_little_to_inherit_is_refused_and_nothing_changes(min_loaded: float) -> None:
     new = built(1, embed_dim=48)
     before = {key: value.clone() for key, value in new.state_dict().items()}
-    with pytest.raises(UserError, match=r"^NOTHING USABLE.*elements.*start fresh with resume: never"):
+    with pytest.raises(UserError, match=r"^NOTHING USABLE.*elements.*start fresh with path\.resume=never"):
         start_from(new, as_file(built()), mode="inherit", min_loaded=min_loaded)
     assert same(new, before)
 
@@ -218,7 +218,7 @@ def test_other_networks_cannot_be_inherited() -> None:
 
 def test_a_plug_in_network_without_rules_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atelier.compress.inherit.FAMILIES", {})
-    with pytest.raises(UserError, match=r"knows no rules for SwinIR.*load: flexible"):
+    with pytest.raises(UserError, match=r"knows no rules for SwinIR.*path\.load=flexible"):
         start_from(built(1, embed_dim=24), as_file(built()), mode="inherit")
 
 

@@ -58,5 +58,11 @@ def test_read_from_a_folder_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "models" / "load_report.json"
     path.write_text(json.dumps(REPORT.to_json()))
     assert read_beginning(tmp_path) == beginning_of(REPORT)
+    path.write_text(
+        json.dumps(REPORT.to_json() | {"changes": ["depths 2 -> 6"], "lines": ["start loss", "a\nb"]})
+    )
+    read = read_beginning(tmp_path)
+    assert read is not None
+    assert read.notes == ["changed: depths 2 -> 6", "start loss", "a"]
     path.write_text('{"path": 3')
     assert read_beginning(tmp_path) is None

@@ -119,6 +119,7 @@ def test_the_meaning_of_a_denoising_file() -> None:
             "ema_decay": 0.999,
         },
         "val": {
+            "measure": "both",
             "val_freq": 5000,
             "metrics": {
                 "psnr": {"type": "calculate_psnr", "crop_border": 1},
@@ -350,7 +351,6 @@ def test_notes_are_among_the_warnings(tmp_path: Path) -> None:
         ({"datasets__train__dataset_type": "l"}, "no clean pictures"),
         ({"datasets__train__dataset_type": "dncn"}, "given 'dncn', not supported; supported: sr, "),
         ({"datasets__validation": {}}, "data sets are called train, test, test_2"),
-        ({"datasets__train__dataloader_batch_size": 7}, "a total of 7 cannot be divided among 2 processes"),
         ({"datasets__train__dataroot_H": None}, "dataroot_H is missing"),
         (
             {"train__G_lossfn_type": "l1c"},
@@ -522,3 +522,13 @@ def test_every_key_that_is_read_stands_in_the_table(monkeypatch: pytest.MonkeyPa
         convert(OptionFile("", data))
     assert len(read) > 70
     assert [place for place in sorted(read) if TABLE.find(*place) is None] == []
+
+
+def test_a_batch_that_two_gpus_cannot_share_is_left_whole() -> None:
+    """Converting a file is no reason to refuse what one process can train."""
+    file = changed("grey_dn", datasets__train__dataloader_batch_size=7)
+    tree, notes = convert(OptionFile("", file))
+    assert tree.data["datasets"]["train"]["batch_size_per_gpu"] == 7
+    assert any("a total of 7 cannot be divided among 2 processes" in note for note in notes)
+    with pytest.raises(UserError, match="a total of 7 cannot be divided among 2 processes"):
+        convert(OptionFile("", file), 2)

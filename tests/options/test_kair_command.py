@@ -77,6 +77,7 @@ def test_prints_a_short_yaml_and_tells_the_rest(kair_file: Path) -> None:
         "    gamma: 0.5\n"
         "  total_iter: 7\n"
         "val:\n"
+        "  measure: both\n"
         "  metrics:\n"
         "    psnr:\n"
         "      type: calculate_psnr\n"

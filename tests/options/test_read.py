@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier.errors import UserError
 from atelier.options.read import load_run_options
 from support import small_run
 
@@ -204,3 +205,15 @@ def test_warnings_name_what_is_probably_not_meant(tmp_path: Path) -> None:
     notes = "\n".join(load_run_options(run).warnings())
     assert "noise_seed" in notes
     assert "divided by train.accumulate" in notes
+
+
+def test_a_check_over_sections_stands_at_the_key_it_is_about(tmp_path: Path) -> None:
+    path = tmp_path / "run.yml"
+    path.write_text(
+        "name: a\nscale: 2\ndatasets:\n  train:\n    dataroot_gt: bundled\n    gt_size: 33\n"
+        "network_g: SRVGGNetCompact\n"
+    )
+    with pytest.raises(UserError, match=r"run\.yml:6: datasets\.train\.gt_size 33 is no multiple of scale 2"):
+        load_run_options(path)
+    with pytest.raises(UserError, match=r"command line: datasets\.train\.gt_size 35"):
+        load_run_options(path, ["datasets.train.gt_size=35"])

@@ -171,6 +171,68 @@ def test_unrelated_weights_are_refused_by_name(old_run: Path, tmp_path: Path) ->
             )
 
 
+def test_another_task_is_told_in_one_sentence(old_run: Path, tmp_path: Path) -> None:
+    """Strictly it is an error that names both tasks; inherited, a note."""
+    path = old_run / "models" / "net_g_24.pth"
+    colour = {**OLD, "in_chans": 3}
+    colourful = denoiser(tmp_path / "c", colour)
+    colourful["datasets"]["train"]["pictures"] = ["coffee", "rocket"]
+    given = [f"path.pretrain_network_g={path}"]
+    with pytest.raises(UserError) as caught:
+        train(colourful, given, quiet=True)
+    assert "holds a network for grey pictures at x1, this run trains one for colour pictures at x1" in str(
+        caught.value
+    )
+    assert len(str(caught.value).splitlines()) == 1
+    result = train(colourful, [*given, "path.load=inherit"], quiet=True)
+    assert "note: " + str(path) + " holds a network for grey pictures" in log(result.folder)
+
+
+def test_a_reset_is_done_once(old_run: Path) -> None:
+    """The same command again goes on; else a job that is restarted would never end."""
+    overrides = ["path.resume_iteration=reset", "train.total_iter=8", "logger.save_checkpoint_freq=4"]
+    train(denoiser(old_run.parent, OLD), overrides, quiet=True, auto_resume=True)
+    (old_run / "training_states" / "8.json").unlink()
+    result = train(denoiser(old_run.parent, OLD), overrides, quiet=True, auto_resume=True)
+    assert result.iteration == 8
+    assert len(archives(old_run.parent)) == 1
+    assert "step 4, place in the data plan" in log(old_run)
+
+
+def test_the_report_names_the_file_where_it_is_now(old_run: Path) -> None:
+    train(denoiser(old_run.parent, NEW), ["path.load=inherit"], quiet=True, auto_resume=True)
+    (kept,) = archives(old_run.parent)
+    report = json.loads((old_run / "models" / "load_report.json").read_text())
+    assert report["path"] == str(kept / "models" / "net_g_24.pth")
+    assert "network_g.embed_dim 8 -> 12" in report["changes"]
+    assert any(line.startswith("start loss") for line in report["lines"])
+
+
+def test_a_refused_debug_run_leaves_the_older_one(old_run: Path) -> None:
+    """And a good one that begins with a file of the older one keeps that, under another name."""
+    from atelier.train.debug import debug_run
+
+    debug_run(load_run_options(denoiser(old_run.parent, OLD)))
+    older = old_run.parent / "debug_small" / "models" / "net_g_8.pth"
+    with pytest.raises(UserError):
+        debug_run(load_run_options(denoiser(old_run.parent, OLD), ["path.pretrain_network_g=absent.pth"]))
+    assert older.exists()
+    debug_run(load_run_options(denoiser(old_run.parent, OLD), [f"path.pretrain_network_g={older}"]))
+    assert len(list(old_run.parent.glob("debug_small_archived_*"))) == 1
+
+
+def test_both_networks_are_measured(tmp_path: Path) -> None:
+    run = small_run(tmp_path, val={"measure": "both"}, logger={"log_format": "kair"})
+    result = train(run, ["train.total_iter=4"], quiet=True)
+    lines = log(result.folder).splitlines()
+    own = [line for line in lines if "Average PSNR :" in line]
+    averaged = [line for line in lines if "Average PSNR of the averaged network :" in line]
+    assert len(own) == len(averaged) == 1
+    assert own[0].split()[-1] != averaged[0].split()[-1]
+    kinds = [json.loads(line)["kind"] for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("validation") == kinds.count("validation_beside") == 1
+
+
 def trainer_of(run: Path, shape: dict[str, Any]) -> Trainer:
     return Trainer(load_run_options(denoiser(run.parent, shape)), Ranks(0, 1, torch.device("cpu")))
 
@@ -206,6 +268,18 @@ def test_kair_files_hold_what_kair_expects(kair_run: Path) -> None:
     assert optimizer["param_groups"][0]["params"] == list(range(parameters))
 
 
+def test_elsa_goes_back_to_the_fork_and_comes_again(tmp_path: Path) -> None:
+    """Its files carry the fork's names, unused tables included, and its moments are found by them."""
+    shape = {**OLD, "attention": "elsa", "elsa": {"kernel_size": 3, "scope": "window", "lam": 1}}
+    whole = train(denoiser(tmp_path / "whole", shape), ["path.layout=kair"], quiet=True).folder
+    bare = torch.load(whole / "models" / "4_G.pth", weights_only=True)
+    assert "layers.0.residual_group.blocks.0.attn.elsa_attention.qkv.weight" in bare
+    only_kair(whole, tmp_path / "again", 4)
+    again = train(denoiser(tmp_path / "again", shape), ["path.resume=auto"], quiet=True).folder
+    left, right = (torch.load(run / "models" / "net_g_8.pth", weights_only=True) for run in (whole, again))
+    assert all(torch.equal(left["params"][key], right["params"][key]) for key in left["params"])
+
+
 def test_a_kair_folder_resumes_exactly(kair_run: Path, tmp_path: Path) -> None:
     run = only_kair(kair_run, tmp_path, 4)
     result = train(denoiser(tmp_path, OLD), ["path.resume=auto"], quiet=True)
@@ -229,12 +303,25 @@ def test_a_torn_kair_set_goes_back_to_the_one_before(kair_run: Path, tmp_path: P
     found = newest_kair_checkpoint(run / "models", notes.append)
     assert found is not None
     assert found.iteration == 4
-    assert "8_optimizerG.pth cannot be read" in notes[0]
+    assert "8_optimizerG.pth is damaged" in notes[0]
     torn.unlink()
     found = newest_kair_checkpoint(run / "models", notes.append)
     assert found is not None
     assert found.iteration == 4
     assert "8_optimizerG.pth is missing" in notes[1]
+
+
+def test_a_folder_without_any_whole_set_is_not_started_over(kair_run: Path, tmp_path: Path) -> None:
+    run = only_kair(kair_run, tmp_path, 4)
+    torn = run / "models" / "4_G.pth"
+    torn.write_bytes(torn.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"none that is complete[\s\S]*step 4[\s\S]*path\.resume=never"):
+        train(denoiser(tmp_path, OLD), ["path.resume=auto"], quiet=True)
+    for each in (run / "models").iterdir():
+        each.rename(each.with_name(each.name.replace("4_", "latest_")))
+    with pytest.raises(UserError, match=r"latest_G\.pth has no step"):
+        train(denoiser(tmp_path, OLD), ["path.resume=auto"], quiet=True)
+    assert archives(tmp_path) == []
 
 
 def test_a_kair_checkpoint_grows(kair_run: Path, tmp_path: Path) -> None:
@@ -253,7 +340,7 @@ def test_a_kair_checkpoint_grows(kair_run: Path, tmp_path: Path) -> None:
     result = train(denoiser(tmp_path, NEW), overrides, quiet=True)
     assert result.iteration == 995002
     text = log(result.folder)
-    assert "Optimiser: moments of" in text
+    assert "optimiser: moments of" in text
     assert "start at zero" in text
 
 

@@ -62,8 +62,8 @@ def test_a_folder_of_basicsr_is_continued(whole: Path, tmp_path: Path) -> None:
     log = (run / "train.log").read_text()
     assert "4.state is BasicSR's" in log
     assert "sampling goes on from the plan at this step, not bit for bit" in log
-    assert "network_g: Optimiser: moments of 11 of 11 parameters restored" in log
-    assert "network_d: Optimiser: moments of 12 of 12 parameters restored" in log
+    assert "network_g: optimiser: moments of 11 of 11 parameters restored" in log
+    assert "network_d: optimiser: moments of 12 of 12 parameters restored" in log
 
 
 def test_teeth_without_the_moments_the_run_is_another(whole: Path, tmp_path: Path) -> None:

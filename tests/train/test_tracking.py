@@ -122,11 +122,10 @@ def test_kair_lines(tmp_path: Path) -> None:
     assert line == "<epoch:  0, iter:      11, lr:2.000e-04> G_loss: 4.750e+00 "
     mean = MetricMean(28.312, "PSNR-RGB (crop 1)", True)
     result = ValidationResult("t", {"t.png": {"psnr": 28.314}}, {"psnr": mean}, 11)
-    text = tracker.validation_text({"t": result}, 0, "")
-    assert text.splitlines() == [
-        "---1-->      t.png | 28.31dB",
-        "<epoch:  0, iter:      11, Average PSNR : 28.31dB",
-    ]
+    alone = ["---1-->      t.png | 28.31dB", "<epoch:  0, iter:      11, Average PSNR : 28.31dB"]
+    assert tracker.validation_text({"t": result}, {}, 0, "").splitlines() == alone
+    averaged = "<epoch:  0, iter:      11, Average PSNR of the averaged network : 28.31dB"
+    assert tracker.validation_text({"t": result}, {"t": result}, 0, "").splitlines() == [*alone, averaged]
     tracker.log_only("x")
     tracker.close()
     assert re.fullmatch(r"\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} : x\n", folder.log.read_text())

@@ -125,11 +125,11 @@ def require_usable(report: LoadReport, min_loaded: float, *, inheritable: bool =
     if report.reused > 0 and min_loaded <= report.reused:
         return
     wanted = f"less than min_loaded {min_loaded:g}" if report.reused else "nothing at all"
-    instead = "use load: inherit, or " if inheritable else ""
-    override = " (min_loaded: 0 loads it all the same)" if report.reused else ""
+    instead = "use path.load=inherit, or " if inheritable else ""
+    override = " (path.min_loaded=0 loads it all the same)" if report.reused else ""
     raise UserError(
         f"NOTHING USABLE in {report.source}: {report.reuse()} would be reused, {wanted}; "
-        f"{instead}start fresh with resume: never{override}"
+        f"{instead}start fresh with path.resume=never{override}"
     )
 
 
@@ -168,9 +168,9 @@ def _other_modes(net: nn.Module, file: StateFile, report: LoadReport) -> list[st
         return []
     modes = []
     if _can_inherit(net, file):
-        modes.append("load: inherit would carry what was learned into this network")
+        modes.append("path.load=inherit would carry what was learned into this network")
     if report.loaded:
-        modes.append(f"load: flexible would reuse {report.reuse()}")
+        modes.append(f"path.load=flexible would reuse {report.reuse()}")
     return ["; ".join(modes)] if modes else ["No other mode of loading would find anything to reuse."]
 
 

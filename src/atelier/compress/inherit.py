@@ -97,12 +97,12 @@ def inherit_plan(
     """
     if old.type != new.type:
         raise UserError(
-            f"load: inherit carries {old.type} into another size of {old.type}; the network here is {new.type}"
+            f"path.load=inherit carries {old.type} into another size of {old.type}; the network here is {new.type}"
         )
     if old.type not in FAMILIES:
         raise UserError(
-            f"load: inherit knows no rules for {old.type}; it knows {', '.join(FAMILIES)}. load: flexible loads "
-            f"what fits"
+            f"path.load=inherit knows no rules for {old.type}; it knows {', '.join(FAMILIES)}. "
+            "path.load=flexible loads what fits"
         )
     old_shapes = shapes_of(old)
     require_shapes(old_state, old_shapes)

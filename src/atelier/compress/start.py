@@ -104,7 +104,7 @@ class _Inheritance:
         old = options_of(file)
         if not isinstance(new, NetworkOptions) or old is None:
             what = "this network" if not isinstance(new, NetworkOptions) else _name(file)
-            raise UserError(f"load: inherit knows {', '.join(FAMILIES)}; {what} is none of them")
+            raise UserError(f"path.load=inherit knows {', '.join(FAMILIES)}; {what} is none of them")
         try:
             plan = inherit_plan(old, new, old.network_state(file.state)[0], options)
         except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class Beginning:
     Attributes:
         headline: the file and how much of the network came from it.
         facts: label and value.
+        notes: what changed, and what the first look at the new network found.
         rules: (rule, tensors) of inherited tensors, the commonest first.
         rows: (tensor, shape in the file, shape in the network, its fate) of all that was not loaded as it was.
         more: how many rows are left out.
@@ -27,6 +29,7 @@ class Beginning:
 
     headline: str
     facts: list[tuple[str, str]]
+    notes: list[str]
     rules: list[tuple[str, int]]
     rows: list[tuple[str, str, str, str]]
     more: int
@@ -35,14 +38,16 @@ class Beginning:
 def read_beginning(run: Path) -> Beginning | None:
     """The beginning of the run in folder ``run``; None where it drew fresh weights, or the file cannot be read."""
     try:
-        report = LoadReport.from_json(json.loads((run / "models" / "load_report.json").read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((run / "models" / "load_report.json").read_text("utf-8"))
+        report = LoadReport.from_json(stored)
+        changes, lines = list(map(str, stored.get("changes", []))), list(map(str, stored.get("lines", [])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return beginning_of(report)
+    return beginning_of(report, changes, lines)
 
 
-def beginning_of(report: LoadReport) -> Beginning:
-    """``report`` arranged for reading."""
+def beginning_of(report: LoadReport, changes: Sequence[str] = (), lines: Sequence[str] = ()) -> Beginning:
+    """``report`` arranged for reading; ``changes`` of the options and ``lines`` of the log that belong to it."""
     entry = f", entry {report.param_key}" if report.param_key else ""
     facts = [
         ("Mode", report.mode),
@@ -65,6 +70,11 @@ def beginning_of(report: LoadReport) -> Beginning:
     return Beginning(
         headline=f"From {report.source}{entry}. Learned parameters reused: {report.reuse()}.",
         facts=facts,
+        notes=[
+            *([f"changed: {', '.join(changes)}"] if changes else []),
+            # Lists of parameters are in the table below.
+            *(line.splitlines()[0].rstrip(":") for line in lines),
+        ],
         rules=Counter(each.rule for each in report.inherited.values()).most_common(),
         rows=rows[:MOST_ROWS],
         more=max(0, len(rows) - MOST_ROWS),

@@ -59,6 +59,20 @@ def convert(file: OptionFile, processes: int | None = None) -> tuple[ForeignTree
     return conversion.tree, conversion.notes
 
 
+def _divides(conversion: Conversion, processes: int) -> bool:
+    """Whether each of ``processes`` can have an equal share of the batch; a note where it cannot."""
+    place = ("datasets", "train", "dataloader_batch_size")
+    total = conversion.get(*place)
+    if isinstance(total, int) and total % processes:
+        conversion.note(
+            f"a total of {total} cannot be divided among {processes} processes (KAIR would silently train on "
+            f"{total // processes * processes}); the batch is left whole, for one process",
+            place,
+        )
+        return False
+    return True
+
+
 def _convert_top(conversion: Conversion, processes: int | None) -> int:
     """Name, folders, devices; the number of processes."""
     if not conversion.has("task"):
@@ -91,7 +105,7 @@ def _convert_top(conversion: Conversion, processes: int | None) -> int:
         gpus = None
     count = len(gpus or ())
     if processes is None:
-        processes = count if dist is True and count else 1
+        processes = count if dist is True and count and _divides(conversion, count) else 1
         conversion.put("num_gpu", processes if processes > 1 else "auto" if gpus != [] else 0, ("gpu_ids",))
     else:
         conversion.put("num_gpu", "auto" if gpus != [] else 0, ("gpu_ids",))

@@ -33,7 +33,10 @@ def convert_train(conversion: Conversion) -> None:
     _convert_loss(conversion)
     _convert_optimizer(conversion)
     _convert_schedule(conversion)
-    conversion.put("train.ema_decay", conversion.get("train", "E_decay", default=0), ("train", "E_decay"))
+    decay = conversion.get("train", "E_decay", default=0)
+    conversion.put("train.ema_decay", decay, ("train", "E_decay"))
+    if decay:
+        conversion.put("val.measure", "both", ("train", "E_decay"))
     for theirs, ours in (
         ("G_regularizer_orthstep", "train.regularizer.orth_freq"),
         ("G_regularizer_clipstep", "train.regularizer.clip_freq"),

@@ -87,7 +87,9 @@ def _order(problem: _Problem, tree: OptionTree) -> tuple[float, str]:
 
 
 def _render(problem: _Problem, tree: OptionTree) -> str:
-    return ": ".join(part for part in (tree.place(problem.path), dotted(problem.path), problem.text) if part)
+    key = dotted(problem.path)
+    told = problem.text.startswith(f"{key} ")
+    return ": ".join(part for part in (tree.place(problem.path), "" if told else key, problem.text) if part)
 
 
 def _meant(problems: Sequence[_Problem]) -> list[_Problem]:
@@ -126,6 +128,12 @@ def _problem(detail: ErrorDetails, model: type[BaseModel], tree: OptionTree) -> 
     text = detail["msg"]
     if kind in _OWN_WORDS:
         text = text.partition(", ")[2]
+        # A check over a whole section begins with the key it is about: that key's line is where to look.
+        first = text.partition(" ")[0]
+        named = (*found.path, *first.split("."))
+        value = _value_at(tree.data, named)
+        if (found.path or "." in first) and value is not _ABSENT and not isinstance(value, Mapping):
+            return _Problem(named, text, tuple(found.unions), written)
         if not isinstance(given, Mapping) and found.path:
             text = f"given {show(given)}: {text}"
     elif found.slot is not None:

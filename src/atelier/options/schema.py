@@ -184,6 +184,10 @@ class ValOptions(Options):
     save_img: bool = True
     max_images: int = Field(16, ge=0, description="pictures per set whose results are saved")
     tile: int | None = Field(None, ge=16, description="tile side in lq pixels; null: whole pictures")
+    measure: Literal["average", "both"] = Field(
+        "average",
+        description="both: the trained weights are measured beside their average (KAIR measures them alone)",
+    )
     padding: Literal["network", "official"] = Field(
         "network",
         description="official: pictures are mirrored to a whole further window, as SwinIR's test script does; it "
@@ -282,6 +286,8 @@ class RunOptions(Options):
 
     # What a converter of another program's file has to say about it; shown with the warnings.
     _notes: list[str] = PrivateAttr(default_factory=list)
+    # Stands for what :meth:`warnings` would find, where a run is cut short on purpose.
+    _warnings: list[str] | None = PrivateAttr(None)
 
     @model_validator(mode="before")
     @classmethod
@@ -403,6 +409,8 @@ class RunOptions(Options):
 
     def warnings(self) -> list[str]:
         """Things that are allowed but probably not meant, one sentence each."""
+        if self._warnings is not None:
+            return self._warnings
         notes = [*self._notes, *self.train.scheduler.check(self.train.total_iter)]
         if not self.datasets.validation:
             notes.append("no datasets.val: nothing will be measured and no best checkpoint is kept")

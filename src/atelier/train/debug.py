@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
@@ -29,7 +30,7 @@ def debug_options(options: RunOptions, *, on_cpu: bool = False) -> RunOptions:
     makes batch, crops and validation pictures small; on a GPU their full size is what is to be tried.
     """
     name = f"debug_{options.name}"
-    return options.model_copy(
+    short = options.model_copy(
         update={
             "name": name,
             "datasets": _datasets(options, on_cpu),
@@ -44,6 +45,9 @@ def debug_options(options: RunOptions, *, on_cpu: bool = False) -> RunOptions:
             "cache": options.cache.model_copy(update={"enabled": False}),
         }
     )
+    # Those of the real length: a milestone beyond eight steps is no mistake.
+    short._warnings = options.warnings()
+    return short
 
 
 def _datasets(options: RunOptions, on_cpu: bool) -> DatasetsOptions:
@@ -75,9 +79,12 @@ def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
     on_cpu = choose_device(options.num_gpu).type == "cpu"
     short = debug_options(options, on_cpu=on_cpu)
     folder = RunFolder(short.run_dir)
-    if launcher == "none":
-        folder.remove()
+    before = set(folder.archived())
     result = train(short, launcher=launcher)
+    if launcher == "none" and not _needed(short, folder.root):
+        # The run has set an older debug run aside; unlike a real one it is of no use any more.
+        for old in set(folder.archived()) - before:
+            RunFolder(old).remove()
     if result.exit_code:
         return f"debug: stopped by a signal at step {result.iteration}"
     if result.report is None:
@@ -89,6 +96,13 @@ def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
         f"debug: {STEPS} steps{small}, validation, checkpoint and report work; {checked}. "
         f"Everything it wrote is in {folder.root}"
     )
+
+
+def _needed(options: RunOptions, folder: Path) -> bool:
+    """Whether the run began with a file of ``folder``."""
+    path = options.path
+    given = (path.pretrain_network_g, path.pretrain_network_ema, path.pretrain_network_d)
+    return any(each is not None and each.resolve().is_relative_to(folder.resolve()) for each in given)
 
 
 def check_resume(options: RunOptions, folder: RunFolder) -> str:

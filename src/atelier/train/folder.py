@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot set the older run aside as {target}: {error.strerror}") from error
         return target
+
+    def archived(self) -> list[Path]:
+        """Older runs of this name that :meth:`archive` has set aside."""
+        return sorted(self.root.parent.glob(f"{glob.escape(self.root.name)}_archived_*"))
 
     def remove(self) -> None:
         """Delete the folder; only debug runs do this."""

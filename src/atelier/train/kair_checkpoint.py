@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from atelier.archs.load import options_of
 from atelier.archs.network_options import NetworkOptions
+from atelier.archs.swinir_keys import fork_state
+from atelier.archs.swinir_options import SwinIROptions
 from atelier.archs.weights import StateFile, read_weights, written_state
 from atelier.errors import UserError
 from atelier.files import atomic_path
@@ -73,10 +76,13 @@ def newest_kair_checkpoint(
             return _checked(models, iteration, set(kinds))
         except UserError as error:
             if report is not None:
-                report(
-                    f"checkpoint {models / f'{iteration}_G.pth'} is incomplete, going back to an older one: {error}"
-                )
+                report(f"KAIR's checkpoint of step {iteration} in {models} does not count: {error}")
     return None
+
+
+def kair_files(models: Path) -> list[Path]:
+    """Everything in ``models`` that looks like a network of KAIR's, whole or not."""
+    return sorted(models.glob("*_G.pth"))
 
 
 def kair_checkpoint_at(path: Path) -> KairCheckpoint:
@@ -108,8 +114,18 @@ def _read_optimizer(path: Path) -> dict[str, Any]:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         return with_tensor_steps(stored)
-    except Exception as error:  # torch raises a different type for each kind of damage
-        raise UserError(f"{path} cannot be read as an optimiser: {str(error).splitlines()[0]}") from None
+    except Exception:  # torch raises a different type for each kind of damage
+        raise UserError(f"{path} is damaged or holds no optimiser") from None
+
+
+def _kair_state(net: nn.Module) -> dict[str, Tensor]:
+    """The state of ``net`` as KAIR names it, or its fork with ELSA attention where that has such a network."""
+    options = getattr(net, "options", None)
+    if isinstance(options, SwinIROptions) and options.attention == "elsa":
+        cpu = {key: value.detach().cpu() for key, value in net.state_dict().items()}
+        with suppress(UserError):
+            return fork_state(cpu, options)
+    return written_state(net)
 
 
 def write_kair_files(
@@ -120,9 +136,9 @@ def write_kair_files(
     Raises:
         UserError: a file cannot be written.
     """
-    files: dict[str, Any] = {"G": written_state(net)}
+    files: dict[str, Any] = {"G": _kair_state(net)}
     if average is not None:
-        files["E"] = written_state(average)
+        files["E"] = _kair_state(average)
     options = getattr(net, "options", None)
     ours = {name: place for place, name in enumerate(name for name, _ in net.named_parameters())}
     stored = optimizer.state_dict()

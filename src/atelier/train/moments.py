@@ -45,7 +45,7 @@ class Moments:
     def text(self) -> str:
         """Lines for the log; at most ten parameters are named."""
         total = len(self.restored) + len(self.reset)
-        lines = [f"Optimiser: moments of {len(self.restored)} of {total} parameters restored"]
+        lines = [f"optimiser: moments of {len(self.restored)} of {total} parameters restored"]
         if self.reset:
             why = f" ({self.why})" if self.why else ""
             lines[0] += f"; {len(self.reset)} start at zero{why}:"
@@ -120,13 +120,12 @@ def with_tensor_steps(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameter_names(file_state: Mapping[str, Tensor], options: NetworkOptions | None) -> list[str | None]:
     """Our names of the parameters in ``file_state`` by position; None for one that our network does without."""
-    names: list[str | None] = []
-    for key, value in file_state.items():
-        if key.rpartition(".")[2] in _BUFFERS:
-            continue
-        own = options.network_state({key: value})[0] if options is not None else {key: value}
-        names.append(next(iter(own), None))
-    return names
+    own = options.network_state(file_state)[0] if options is not None else file_state
+    # By the tensors themselves: what a name becomes may depend on the names beside it.
+    renamed = {id(value): name for name, value in own.items()}
+    return [
+        renamed.get(id(value)) for key, value in file_state.items() if key.rpartition(".")[2] not in _BUFFERS
+    ]
 
 
 def _fits(entry: Mapping[str, Any], parameter: Tensor) -> bool:

@@ -16,7 +16,7 @@ from atelier.train.basicsr_checkpoint import (
 )
 from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.folder import RunFolder
-from atelier.train.kair_checkpoint import kair_checkpoint_at, newest_kair_checkpoint
+from atelier.train.kair_checkpoint import kair_checkpoint_at, kair_files, newest_kair_checkpoint
 
 #: Options that decide what the steps before the checkpoint saw. Changing one of them makes the resumed run differ
 #: from any run that was never stopped, so it needs an explicit yes.
@@ -61,13 +61,23 @@ def choose_checkpoint(
         return None
     if not auto_resume and path.resume != "auto":
         return None
+    flaws: list[str] = []
     found = (
-        store.newest(report),
-        newest_kair_checkpoint(store.folder.models, report),
-        newest_basicsr_checkpoint(store.folder, report),
+        store.newest(flaws.append),
+        newest_kair_checkpoint(store.folder.models, flaws.append),
+        newest_basicsr_checkpoint(store.folder, flaws.append),
     )
     # Of equal steps the first, so ours.
     newest = max((each for each in found if each is not None), key=lambda each: each.iteration, default=None)
+    flaws += [] if newest or flaws else [f"{each} has no step" for each in kair_files(store.folder.models)]
+    if newest is None and flaws:
+        listed = "\n".join(f"  {each}" for each in flaws)
+        raise UserError(
+            f"{store.folder.root} holds checkpoints, but none that is complete:\n{listed}\n"
+            "path.resume=never starts afresh; the folder is then kept under another name"
+        )
+    for each in flaws:
+        report(each)
     return _told(newest, report)
 
 

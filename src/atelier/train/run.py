@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from atelier.archs.load import options_of
+from atelier.archs.load_report import LoadReport
 from atelier.data.batch import Batch
 from atelier.data.loader import TrainingData
 from atelier.errors import RunStopped, UserError
@@ -35,6 +37,7 @@ from atelier.train.starting import (
     likeness,
     origin_of,
     start_losses,
+    task_difference,
 )
 from atelier.train.stopping import StopRequest, listening
 from atelier.train.tracking import Tracker, check_trackers
@@ -221,18 +224,27 @@ class _Run:
             self.beginnings.append(
                 f"step: {origin.iteration} ({how}; the checkpoint stood at {origin.state['iter']})"
             )
-            if moments.reset and self.options.train.warmup_iter <= 0:
-                self.notes.append(
-                    "moments start at zero: train.warmup_iter=500 makes the first steps gentler"
-                )
+        report = trainer.start_report or report
+        restored = len(report.optimizer["restored"]) if report.optimizer is not None else 0
+        if report.mode != "strict" and 2 * restored < report.tensors and self.options.train.warmup_iter <= 0:
+            steps = min(500, max(1, self.options.train.total_iter // 10))
+            self.notes.append(
+                f"Adam's first steps move every weight by the full rate, also what was learned: train.warmup_iter="
+                f"{steps} makes them gentler"
+            )
         message = None
+        assert origin.start is not None
+        former = options_of(origin.start.weights)
+        told = task_difference(former, self.options.network_g)
+        if told is not None:
+            self.notes.append(f"{origin.start.weights.path} {told}")
         if samples is not None and self.ranks.first:
             try:
                 net = trainer.nets["g"]
-                assert origin.start is not None
                 alike = likeness(net, origin.start.weights, samples)
                 self.beginnings += [alike] if alike is not None else []
-                self.beginnings.append(check_start_losses(*start_losses(self.options, net, samples)))
+                losses = start_losses(self.options, net, samples)
+                self.beginnings.append(check_start_losses(*losses, same_task=told is None))
             except UserError as error:
                 message = str(error)
         self.ranks.agree_on_error(message)
@@ -262,13 +274,15 @@ class _Run:
             old = self.folder.archive()
             if old is not None:
                 self.notes.append(f"an older run of this name was kept as {old}")
+                trainer.start_report = _moved(trainer.start_report, self.folder.root, old)
                 if checkpoint is not None and not checkpoint.state_path.exists():
                     self.notes.append("(the checkpoint this run continues from moved with it)")
         self.folder.create()
         save_run_options(self.options, self.folder.options)
         write_environment(self.folder.root / "environment.json", self.ranks)
         if trainer.start_report is not None:
-            atomic_write(self.folder.load_report, json.dumps(trainer.start_report.to_json(), indent=1))
+            told = {"changes": list(origin.changes), "lines": self.beginnings}
+            atomic_write(self.folder.load_report, json.dumps(trainer.start_report.to_json() | told, indent=1))
 
     def _introduce(self, trainer: Trainer, data: TrainingData, restored: list[str]) -> None:
         options = self.options
@@ -330,9 +344,10 @@ class _Run:
                         self._save(trainer, validator, past)
                     saved = step
                 if stops:
+                    never = self.options.path.never_resumes
+                    again = "path.resume=auto" if never else "the same command with --auto_resume"
                     self.tracker.say(
-                        f"{stop.name or 'another rank'}: stopped after step {saved}, which is saved; "
-                        "the same command with --auto_resume continues"
+                        f"{stop.name or 'another rank'}: stopped after step {saved}, which is saved; {again} continues"
                     )
                     break
         return metrics
@@ -398,6 +413,12 @@ class _Run:
         with trainer.evaluating():
             net, averaged = trainer.evaluation_net()
             results = validator.run(net, trainer.iteration, quiet=self.quiet)
+            both = averaged and self.options.val.measure == "both"
+            beside = (
+                validator.run(trainer.nets["g"], trainer.iteration, quiet=self.quiet, beside=True)
+                if both
+                else {}
+            )
         is_best = validator.note_best(results)
         if is_best:
             self._everywhere(
@@ -409,12 +430,14 @@ class _Run:
             record = {**result.to_json(ema=averaged), **signs}
             self.tracker.record(record)
             measured.append(record)
+        for result in beside.values():
+            self.tracker.record({**result.to_json(ema=False), "kind": "validation_beside"})
         best = validator.best
         assert best is not None
         epoch = self._epoch(trainer)
         self.tracker.say(
             f"validation at step {trainer.iteration}\n"
-            f"{self.tracker.validation_text(results, epoch, validator.table(results))}\n"
+            f"{self.tracker.validation_text(results, beside, epoch, validator.table(results))}\n"
             f"best {best.protocol} on {best.name}: {best.value:.4f} @ {best.iteration} iter"
         )
         for record in measured if self.ranks.first else []:
@@ -491,6 +514,13 @@ class _Pace:
 
 def _terminal() -> bool:
     return sys.stderr.isatty()
+
+
+def _moved(report: LoadReport | None, root: Path, target: Path) -> LoadReport | None:
+    """``report`` with the place its file has now that the folder ``root`` is called ``target``."""
+    if report is None or report.path is None or not report.path.resolve().is_relative_to(root.resolve()):
+        return report
+    return replace(report, path=target / report.path.resolve().relative_to(root.resolve()))
 
 
 def _same_place(one: Path, other: Path) -> bool:

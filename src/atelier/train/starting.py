@@ -17,6 +17,7 @@ from atelier.archs.weights import StateFile, read_weights
 from atelier.data.batch import Batch
 from atelier.data.loader import TrainingData
 from atelier.errors import UserError
+from atelier.options.base import Options
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
 from atelier.train.checkpoint import Checkpoint
@@ -68,13 +69,15 @@ def origin_of(options: RunOptions, checkpoint: Checkpoint | None) -> Origin:
     path = options.path
     if checkpoint is None:
         start = given_start(options)
+        if start is not None:
+            check_task(options_of(start.weights), options, start.weights)
         kept = _iteration_of(start.weights) if start is not None and path.resume_iteration == "keep" else 0
         return Origin(start=start, iteration=kept)
     state = checkpoint.load_state()
     trained, average = checkpoint.weights("g", state)
     former = options_of(trained)
     changes = architecture_changes(former, options.network_g) if former is not None else []
-    if not changes and path.resume_iteration != "reset":
+    if not changes and (path.resume_iteration != "reset" or _was_reset(state, checkpoint, options)):
         return Origin(checkpoint, state, iteration=int(state["iter"]))
     if changes and path.load == "strict":
         raise UserError(
@@ -84,6 +87,35 @@ def origin_of(options: RunOptions, checkpoint: Checkpoint | None) -> Origin:
         )
     kept = int(state["iter"]) if path.resume_iteration == "keep" else 0
     return Origin(checkpoint, state, Start(trained, average), kept, changes)
+
+
+def _was_reset(state: Mapping[str, Any], checkpoint: Checkpoint, options: RunOptions) -> bool:
+    """The checkpoint is of the run that began with this very reset: a second one would lose what it has done."""
+    past = state.get("past")
+    here = checkpoint.run.resolve() == options.run_dir.resolve()
+    return here and past is not None and past["path"].get("resume_iteration") == "reset"
+
+
+def check_task(old: NetworkOptions | None, options: RunOptions, file: StateFile) -> None:
+    """Raise :class:`UserError` where strictly loaded weights are of a network for another task."""
+    told = task_difference(old, options.network_g)
+    if told is not None and options.path.load == "strict":
+        raise UserError(
+            f"{file.path} {told}: another task. path.load=inherit or path.load=flexible takes over what the two "
+            "networks have in common"
+        )
+
+
+def task_difference(old: NetworkOptions | None, new: NetworkOptions) -> str | None:
+    """How the tasks of two networks differ, in words; None where they do not, or nothing is known of the old one."""
+    if old is None or (old.scale, old.in_channels) == (new.scale, new.in_channels):
+        return None
+
+    def kind(options: NetworkOptions) -> str:
+        colours = {1: "grey", 3: "colour"}.get(options.in_channels, f"{options.in_channels}-channel")
+        return f"{colours} pictures at x{options.scale}"
+
+    return f"holds a network for {kind(old)}, this run trains one for {kind(new)}"
 
 
 def _iteration_of(file: StateFile) -> int:
@@ -132,6 +164,8 @@ def architecture_changes(old: NetworkOptions, new: NetworkOptions) -> list[str]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Options):
+        return "{" + ", ".join(f"{key}: {_plain(each)}" for key, each in value) + "}"
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -187,9 +221,14 @@ def likeness(net: nn.Module, former: StateFile, batch: Batch) -> str | None:
     return f"outputs against the older network's on {len(batch)} samples: {psnr}"
 
 
-def check_start_losses(inherited: float, random: float) -> str:
-    """One line with both; a :class:`UserError` where what was inherited is no better than chance."""
+def check_start_losses(inherited: float, random: float, *, same_task: bool = True) -> str:
+    """One line with both; a :class:`UserError` where what was inherited is no better than chance.
+
+    For another task the head is new, and its first output says little of the body: then the line only tells.
+    """
     line = f"start loss on 4 samples: inherited {inherited:.4g}, random {random:.4g}"
+    if not inherited < random and not same_task:
+        return f"{line} (the head is new: what counts here is the inherited body)"
     if not inherited < random:
         raise UserError(
             f"{line}: what was inherited is no better than a random start, so the run would only lose by it; "

@@ -150,21 +150,33 @@ class Tracker:
             line += f" grad_norm: {record['grad_norm']:.3e}"
         return line
 
-    def validation_text(self, results: Mapping[str, ValidationResult], epoch: int, table: str) -> str:
-        """The lines of one validation: ``table``, or KAIR's lines of every picture and the mean of the first metric."""
+    def validation_text(
+        self,
+        results: Mapping[str, ValidationResult],
+        beside: Mapping[str, ValidationResult],
+        epoch: int,
+        table: str,
+    ) -> str:
+        """The lines of one validation: ``table``, or KAIR's lines of every picture and the mean of the first metric.
+
+        Args:
+            results: of the network that is validated, the average where there is one.
+            beside: of the trained weights themselves, where both are measured; KAIR's lines are theirs then.
+            epoch: bookkeeping only.
+            table: what BasicSR's format shows.
+        """
         if self._format != "kair":
-            return table
-        lines = []
-        for result in results.values():
-            name, mean = next(iter(result.metrics.items()))
-            unit = "dB" if "psnr" in name.lower() else ""
-            lines += [
-                f"{place:->4d}--> {image:>10s} | {values[name]:<4.2f}{unit}"
-                for place, (image, values) in enumerate(result.images.items(), 1)
+            lines = [
+                f"{name}, not averaged: {mean.protocol} {mean.value:.4f}"
+                for name, result in beside.items()
+                for mean in result.metrics.values()
             ]
-            lines.append(
-                f"<epoch:{epoch:3d}, iter:{result.iteration:8,d}, Average {name.upper()} : {mean.value:<.2f}{unit}"
-            )
+            return "\n".join([table, *lines])
+        lines = []
+        for key, result in results.items():
+            lines += _kair_lines(beside.get(key, result), epoch, "")
+            if key in beside:
+                lines += _kair_lines(result, epoch, " of the averaged network")[-1:]
         return "\n".join(lines)
 
     def log_only(self, text: str) -> None:
@@ -212,3 +224,14 @@ def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
         label = record["set"] if kind == "validation" else f"{record['set']}_{record['method']}"
         return [(f"metrics/{label}/{name}", metric["value"]) for name, metric in record["metrics"].items()]
     return []
+
+
+def _kair_lines(result: ValidationResult, epoch: int, whose: str) -> list[str]:
+    name, mean = next(iter(result.metrics.items()))
+    unit = "dB" if "psnr" in name.lower() else ""
+    lines = [
+        f"{place:->4d}--> {image:>10s} | {values[name]:<4.2f}{unit}"
+        for place, (image, values) in enumerate(result.images.items(), 1)
+    ]
+    average = f"Average {name.upper()}{whose} : {mean.value:<.2f}{unit}"
+    return [*lines, f"<epoch:{epoch:3d}, iter:{result.iteration:8,d}, {average}"]

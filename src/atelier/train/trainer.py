@@ -311,6 +311,7 @@ class Trainer:
         Raises:
             UserError: the checkpoint belongs to another network or other optimisers.
         """
+        averaged: list[str] = []
         for role, net in self.nets.items():
             if role not in checkpoint.models:
                 raise UserError(
@@ -321,6 +322,9 @@ class Trainer:
             load_state(net, trained)
             if role == "g" and self.ema is not None:
                 load_state(self.ema.net, average if average is not None else trained)
+                averaged = [
+                    "averaged weights" if average is not None else "an average that begins as the network"
+                ]
         if list(state.get("roles", ["g"])) != list(self.optimizers):
             raise UserError(
                 f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}"
@@ -337,7 +341,7 @@ class Trainer:
         self.meters.load_state_dict(state.get("meters") or {})
         self.iteration = int(state["iter"])
         weights = [f"weights of network_{role} ({checkpoint.models[role].name})" for role in self.nets]
-        weights += ["averaged weights"] if self.ema is not None else []
+        weights += averaged
         return [*weights, restored, f"step {self.iteration}", "place in the data plan"]
 
     def _load_optimizers(self, state: Mapping[str, Any]) -> str:

@@ -79,10 +79,12 @@ class Validator:
                 )
         return self._baselines
 
-    def run(self, net: nn.Module, iteration: int, *, quiet: bool) -> dict[str, ValidationResult]:
-        """Measure ``net`` on every set and save sample pictures."""
+    def run(
+        self, net: nn.Module, iteration: int, *, quiet: bool, beside: bool = False
+    ) -> dict[str, ValidationResult]:
+        """Measure ``net`` on every set and save sample pictures; with ``beside`` only measure, for another network."""
         val, shown = self._options.val, self._folder.visualization
-        signs = _SIGNS if self._options.health.detectors.enabled else {}
+        signs = _SIGNS if self._options.health.detectors.enabled and not beside else {}
         results = {
             key: validate(
                 net,
@@ -93,17 +95,18 @@ class Validator:
                 iteration=iteration,
                 # Pictures of one name may stand in several sets.
                 save=SaveOptions(shown / self._folders[key] if len(self.sets) > 1 else shown, val.max_images)
-                if val.save_img
+                if val.save_img and not beside
                 else None,
                 quiet=quiet,
                 **self._share(),
             )
             for key, pairs in self.sets.items()
         }
-        self.signs = {
-            key: {name.removeprefix("sign:"): result.metrics[name].value for name in signs}
-            for key, result in results.items()
-        }
+        if not beside:
+            self.signs = {
+                key: {name.removeprefix("sign:"): result.metrics[name].value for name in signs}
+                for key, result in results.items()
+            }
         return {key: _without(result, signs) for key, result in results.items()}
 
     def _share(self) -> dict[str, Any]:
