@@ -39,7 +39,7 @@ class ElsaOptions(Options):
     @classmethod
     def _odd(cls, value: int) -> int:
         if value % 2 == 0:
-            raise ValueError(f"an even kernel has no middle: allowed are 3, 5, 7, ..., given {value}")
+            raise ValueError("an even kernel has no middle: allowed are 3, 5, 7, ...")
         return value
 
     @field_validator("lam", "gamma", mode="before")

@@ -145,7 +145,12 @@ KEYS: tuple[Key, ...] = (
     Key("netG", "nb", "network_g.nb", "DnCNN, MSRResNet1; `num_block` of RRDBNet"),
     Key("netG", "gc", "network_g.num_grow_ch", "RRDBNet"),
     Key("netG", "act_mode", "network_g.act_mode", "DnCNN"),
-    Key("netG", "upsample_mode", "", "MSRResNet1 and RRDBNet enlarge in their own way whatever it says"),
+    Key(
+        "netG",
+        "upsample_mode",
+        "",
+        "no network here asks for it: DnCNN and SwinIR have none, MSRResNet1 and RRDBNet enlarge in their own way",
+    ),
     Key("netG", "ng", "", "no network of KAIR's reads it"),
     Key("netG", "reduction", "", "no network of KAIR's reads it"),
     Key("netG", "downsample_mode", "", "only U-Nets read it, which are not supported"),
