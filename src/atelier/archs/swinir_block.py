@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from atelier.archs.swinir_attention import WindowAttention, prefers_products
 from atelier.archs.swinir_elsa import ElsaAttention, Maps, maps_of
 from atelier.archs.swinir_options import SwinIROptions
-from atelier.archs.swinir_windows import Groups, Layout, Order, rearrange
+from atelier.archs.swinir_windows import Groups, Layout, Order, in_parts, rearrange
 
 # Numbers of the rows that pass through a whole block while they are still in the cache (evaluation on the CPU);
 # much less, and the threads wait for each other more than they work.
@@ -111,14 +111,10 @@ class SwinBlock(nn.Module):
         biases = self.attn.prepare(self.shifted)
         out = rows.clone()
         most = max(1, _PIECE_NUMBERS // (self.window_tokens * rows.shape[1]))
-        start = 0
-        for count, kind in cast(Groups, parts):
-            for first in range(start, start + count, most):
-                windows = min(most, start + count - first)
-                piece = out[first * self.window_tokens : (first + windows) * self.window_tokens]
-                self.attn.add_to_(piece, self.norm1(piece), biases, ((windows, kind),))
-                self.mlp.add_to_(piece, self.norm2(piece))
-            start += count
+        for first, count, groups in in_parts(cast(Groups, parts), most):
+            piece = out[first * self.window_tokens : (first + count) * self.window_tokens]
+            self.attn.add_to_(piece, self.norm1(piece), biases, groups)
+            self.mlp.add_to_(piece, self.norm2(piece))
         return out
 
     def _layer(self, rows: Tensor, parts: Parts, batch: int) -> Tensor:

@@ -26,6 +26,25 @@ INTERIOR, RIGHT, BOTTOM, CORNER = range(4)
 _ACROSS = -100.0
 
 
+@lru_cache(maxsize=256)
+def in_parts(groups: Groups, most: int) -> tuple[tuple[int, int, Groups], ...]:
+    """Consecutive windows in parts of ``most`` and a rest: (first window, number of windows, their groups)."""
+    parts: list[tuple[int, int, Groups]] = []
+    first = size = 0
+    part: list[tuple[int, int]] = []
+    for count, kind in groups:
+        while count:
+            taken = min(count, most - size)
+            part.append((taken, kind))
+            size, count = size + taken, count - taken
+            if size == most:
+                parts.append((first, size, tuple(part)))
+                first, size, part = first + size, 0, []
+    if size:
+        parts.append((first, size, tuple(part)))
+    return tuple(parts)
+
+
 class Layout:
     """The token orders of one (B, H, W); H and W are multiples of ``window``.
 
