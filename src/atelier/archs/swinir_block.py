@@ -15,7 +15,7 @@ from atelier.archs.swinir_windows import Groups, Layout, Order, in_parts, rearra
 
 # Numbers of the rows that pass through a whole block while they are still in the cache (evaluation on the CPU);
 # much less, and the threads wait for each other more than they work.
-_PIECE_NUMBERS = 2048 * 180
+_PIECE_NUMBERS = 4096 * 180
 
 Parts = Groups | tuple[Maps, ...]
 
