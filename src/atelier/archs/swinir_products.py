@@ -55,7 +55,8 @@ def attend(qkv: Tensor, biases: Tensor, groups: Groups, scale: float) -> Tensor:
 
 
 class _Attended(NamedTuple):
-    """``out`` [C, n*N]; of the powers behind it ``sums`` [h, n, 1, N] and the ``peaks`` [h, n, N, 1] taken off, if any."""
+    """``out`` [C, n*N]; of the powers behind it the ``sums`` [h, n, 1, N] and, where a row maximum was taken off
+    first, the ``peaks`` [h, n, N, 1]."""
 
     out: Tensor
     sums: Tensor
@@ -67,12 +68,12 @@ class _Piece(NamedTuple):
 
     head: int
     first: int
-    count: int
+    windows: int
     groups: Groups
 
     def of(self, by_head: Tensor) -> Tensor:
         """[..., h, n, a, b] to [..., windows of this piece, a, b]."""
-        return by_head.select(-4, self.head).narrow(-3, self.first, self.count)
+        return by_head.select(-4, self.head).narrow(-3, self.first, self.windows)
 
 
 class _Work:
@@ -108,7 +109,9 @@ class _Work:
         """Room for a piece's [d, N] above a row of ones."""
         return self.biases.new_ones(self.most, self.dim + 1, self.tokens)
 
-    def powers(self, piece: _Piece, q: Tensor, k: Tensor, peak: Tensor | None, find: bool, out: Tensor) -> Tensor:
+    def powers(
+        self, piece: _Piece, q: Tensor, k: Tensor, peak: Tensor | None, find: bool, out: Tensor
+    ) -> Tensor:
         """2^(logits in base 2), less the row maxima ``peak`` if given; they are written there first if ``find``."""
         bias = self.biases[piece.head]
         if len(piece.groups) == 1:
@@ -141,8 +144,8 @@ def _attend(qkv: Tensor, biases: Tensor, groups: Groups, scale: float, safely: b
     for piece in work.pieces():
         q, k, v = piece.of(work.split).unbind(0)
         peak = None if peaks is None else piece.of(peaks)
-        powers = work.powers(piece, q, k, peak, True, squares[: piece.count])
-        extended = v_and_ones[: piece.count]
+        powers = work.powers(piece, q, k, peak, True, squares[: piece.windows])
+        extended = v_and_ones[: piece.windows]
         extended[:, : work.dim] = v
         mixed = torch.bmm(extended, powers.transpose(1, 2))
         total = mixed[:, work.dim :]
@@ -180,9 +183,9 @@ class _Attend(torch.autograd.Function):
         d_small = qkv.new_empty(3, work.most, dim, work.tokens)
         for piece in work.pieces():
             q, k, v = piece.of(work.split).unbind(0)
-            d_piece = d_small[:, : piece.count]
+            d_piece = d_small[:, : piece.windows]
             d_q, d_k, d_v = d_piece.unbind(0)
-            extended, d_extended = v_and_ones[: piece.count], d_and_minus[: piece.count]
+            extended, d_extended = v_and_ones[: piece.windows], d_and_minus[: piece.windows]
             extended[:, :dim] = v
             d_mixed = d_extended[:, :dim]
             torch.div(piece.of(d_out), piece.of(sums), out=d_mixed)
@@ -190,9 +193,9 @@ class _Attend(torch.autograd.Function):
             torch.sum(d_v, 1, keepdim=True, out=d_extended[:, dim:])
             d_extended[:, dim:].neg_()
             peak = None if peaks is None else piece.of(peaks)
-            powers = work.powers(piece, q, k, peak, False, squares[: piece.count])
+            powers = work.powers(piece, q, k, peak, False, squares[: piece.windows])
             torch.bmm(d_mixed, powers, out=d_v)
-            d_logits = torch.bmm(d_extended.transpose(1, 2), extended, out=d_squares[: piece.count])
+            d_logits = torch.bmm(d_extended.transpose(1, 2), extended, out=d_squares[: piece.windows])
             d_logits.mul_(powers)
             first = 0
             for count, kind in piece.groups:
