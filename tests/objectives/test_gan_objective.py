@@ -15,6 +15,7 @@ from atelier.degrade.usm import usm_sharp
 from atelier.errors import UserError
 from atelier.losses import LOSSES, LossOptions
 from atelier.losses.gan import GANLossOptions
+from atelier.losses.ldl import artefact_map
 from atelier.objectives.gan import GanObjective, GanOptions
 
 CPU = torch.device("cpu")
@@ -311,3 +312,100 @@ class TestUsm:
         torch.testing.assert_close(usm_sharp(x)[1:2], usm_sharp(x[1:2]), rtol=0, atol=1e-6)
         with torch.autocast("cpu", torch.bfloat16):
             assert usm_sharp(x).dtype == torch.float32
+
+
+# -------------------------------------------------------------------- LDL, R1, several scales
+
+
+def with_ldl(batch: Pictures, average: nn.Module) -> tuple[dict[str, Tensor], list[Tensor]]:
+    g = generator()
+    nets = {"g": g, "d": discriminator(), "g_average": average}
+    options = GanOptions(l1_gt_usm=True)
+    objective = options.build(nets=nets, losses=[PIXEL], device=CPU, gan=GAN, ldl=loss("L1Loss", loss_weight=3.0))
+    part = next(objective.parts(batch, 1))
+    part.total.backward()
+    return dict(part.terms), gradients(g)
+
+
+def test_ldl_moves_g_where_its_output_is_worse_than_the_averages(batch) -> None:
+    steady = nn.Upsample(scale_factor=2)
+    terms, moved = with_ldl(batch, steady)
+    assert list(terms) == ["l_g_pix", "l_g_ldl", "l_g_gan"]
+    with torch.no_grad():
+        out = generator()(batch.lq)
+        weight = artefact_map(out, steady(batch.lq), batch.gt)
+        torch.testing.assert_close(terms["l_g_ldl"], 3 * (weight * (out - batch.gt).abs()).mean())
+    # The generator as its own average leaves nothing worse; a much worse average leaves no artefact at all.
+    _, itself = with_ldl(batch, generator())
+    assert not all(map(torch.equal, moved, itself))
+
+    class Far(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.interpolate(x, scale_factor=2) + 9
+
+    terms, unmoved = with_ldl(batch, Far())
+    assert float(terms["l_g_ldl"]) == 0
+    g = generator()
+    objective = GanOptions(l1_gt_usm=True).build(
+        nets={"g": g, "d": discriminator()}, losses=[PIXEL], device=CPU, gan=GAN
+    )
+    next(objective.parts(batch, 1)).total.backward()
+    for far, without in zip(unmoved, gradients(g), strict=True):
+        torch.testing.assert_close(far, without)
+
+
+def d_gradients(batch: Pictures, step: int, **keys: Any) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    objective, g, d = build([PIXEL], **keys)
+    names: list[str] = []
+    for part in objective.parts(batch, step):
+        part.total.backward()
+        names += part.terms
+    return names, gradients(d), gradients(g)
+
+
+def test_r1_moves_d_alone_in_every_nth_step_and_so_many_times_as_much(batch) -> None:
+    names, plain_d, plain_g = d_gradients(batch, 4)
+    assert "l_d_r1" not in names
+    for step, due in ((3, False), (4, True), (8, True)):
+        names, with_r1, same_g = d_gradients(batch, step, r1_reg_weight=10.0, net_d_reg_every=4)
+        assert ("l_d_r1" in names) is due
+        assert all(map(torch.equal, plain_g, same_g))
+        assert all(map(torch.equal, plain_d, with_r1)) is not due
+    often = [
+        dict(part.terms)["l_d_r1"]
+        for every in (1, 4)
+        for part in build([PIXEL], r1_reg_weight=10.0, net_d_reg_every=every)[0].parts(batch, 4)
+        if "l_d_r1" in part.terms
+    ]
+    torch.testing.assert_close(often[1], 4 * often[0])
+
+
+class TwoScales(nn.Module):
+    """Judges the picture and its half, each with a feature before the judgement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 1, 3)
+
+    def forward(self, x: Tensor) -> list[list[Tensor]]:
+        found = []
+        for each in (x, nn.functional.avg_pool2d(x, 2)):
+            feature = nn.functional.leaky_relu(self.first(each), 0.2)
+            found.append([feature, self.last(feature)])
+        return found
+
+
+@pytest.mark.parametrize("relativistic", [False, True])
+def test_a_discriminator_of_two_scales_trains_both_networks(batch, relativistic: bool) -> None:
+    g, d = generator(), TwoScales()
+    gan = GANLossOptions(type="MultiScaleGANLoss", relativistic=relativistic)
+    options = GanOptions(r1_reg_weight=1.0, net_d_reg_every=1)
+    terms: dict[str, Tensor] = {}
+    for part in options.build(nets={"g": g, "d": d}, losses=[], device=CPU, gan=gan).parts(batch, 1):
+        part.total.backward()
+        terms |= part.terms
+    assert list(terms) == ["l_g_gan", "l_d_real", "out_d_real", "l_d_r1", "l_d_fake", "out_d_fake"]
+    assert all(bool(each.abs().max() > 0) for each in [*gradients(g), *gradients(d)])
+    (_, large), (_, small) = TwoScales()(batch.gt)
+    torch.testing.assert_close(terms["out_d_real"], (large.mean() + small.mean()).detach() / 2)

@@ -98,6 +98,8 @@ def test_the_meaning_of_the_document() -> None:
         "gan_gt_usm": False,
         "net_d_iters": 1,
         "net_d_init_iters": 0,
+        "r1_reg_weight": 0.0,
+        "net_d_reg_every": 16,
     }
     degradation = options["degradation"]
     assert (degradation["type"], degradation["gt_usm"], degradation["target_usm"]) == (
@@ -217,10 +219,10 @@ def test_other_models_are_refused_by_name(kind: Any, message: str) -> None:
         ({"train__optim_g": ...}, "optim_g is missing"),
         ({"train__total_iter": ...}, "total_iter is missing"),
         ({"train__scheduler__restarts": [0, 1000]}, "this schedule restarts nowhere here"),
-        ({"train__ldl_opt": {"type": "L1Loss"}}, "LDL is not among the losses"),
         ({"train__gan_opt": ...}, "gan_opt is missing"),
-        ({"train__gan_opt__type": "MultiScaleGANLoss"}, "given 'MultiScaleGANLoss', allowed: GANLoss"),
-        ({"train__pixel_opt__type": "WeightedTVLoss"}, "given 'WeightedTVLoss', allowed: L1Loss"),
+        ({"train__gan_opt__type": "MultiGANLoss"}, "given 'MultiGANLoss', allowed: GANLoss, MultiScaleGANLoss"),
+        ({"train__ldl_opt": {"type": "L1Loss"}, "train__ema_decay": 0}, "train.ldl_opt compares with the averaged"),
+        ({"train__pixel_opt__type": "TVLoss"}, "given 'TVLoss', allowed: L1Loss"),
         ({"network_g": ...}, "network_g is missing"),
         ({"network_d": ...}, "network_d is missing"),
         ({"path__ignore_resume_networks": ["network_d"]}, "a resumed run continues all its networks"),
@@ -233,6 +235,26 @@ def test_other_models_are_refused_by_name(kind: Any, message: str) -> None:
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     assert message in refusal(changed(GAN, **changes))
+
+
+def test_the_further_losses_are_carried_over() -> None:
+    options = load_run_options(
+        changed(
+            GAN,
+            train__ldl_opt={"type": "L1Loss", "loss_weight": 2.0, "reduction": "mean"},
+            train__gan_opt__type="MultiScaleGANLoss",
+            train__pixel_opt__type="WeightedTVLoss",
+            train__r1_reg_weight=10,
+            train__net_d_reg_every=8,
+        )
+    )
+    train = options.train
+    assert train.ldl_opt is not None and (train.ldl_opt.type, train.ldl_opt.loss_weight) == ("L1Loss", 2.0)
+    assert train.gan_opt is not None and train.gan_opt.type == "MultiScaleGANLoss"
+    assert train.pixel_opt is not None and train.pixel_opt.type == "WeightedTVLoss"
+    assert (options.objective.r1_reg_weight, options.objective.net_d_reg_every) == (10, 8)
+    off = changed(GAN, train__ldl_opt={"type": "L1Loss", "loss_weight": 0})
+    assert load_run_options(off).train.ldl_opt is None and "loss_weight is 0" in notes_of(off)
 
 
 def test_a_model_without_a_loss_is_refused() -> None:

@@ -47,10 +47,15 @@ LOSSES: Registry[LossOptions] = Registry(
         "CharbonnierLoss": "atelier.losses.charbonnier:CharbonnierLossOptions",
         "SSIMLoss": "atelier.losses.ssim:SSIMLossOptions",
         "FFTLoss": "atelier.losses.fft:FFTLossOptions",
+        "WeightedTVLoss": "atelier.losses.tv:WeightedTVLossOptions",
         "PerceptualLoss": "atelier.losses.perceptual:PerceptualLossOptions",
     },
 )
 
 GAN_LOSSES: Registry[AdversarialLossOptions] = Registry(
-    "GAN loss", {"GANLoss": "atelier.losses.gan:GANLossOptions"}
+    "GAN loss",
+    {
+        "GANLoss": "atelier.losses.gan:GANLossOptions",
+        "MultiScaleGANLoss": "atelier.losses.gan:GANLossOptions",
+    },
 )

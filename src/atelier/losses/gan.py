@@ -7,6 +7,7 @@ average (Jolicoeur-Martineau, ICLR 2019; used by ESRGAN, ECCVW 2018).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
@@ -15,6 +16,9 @@ from atelier.losses.base import AdversarialLossOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    #: One tensor; or one entry a scale, each a tensor or a list of features whose last tensor counts.
+    Logits = Tensor | Sequence[Tensor | Sequence[Tensor]]
 
 GanType = Literal["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
 
@@ -26,10 +30,11 @@ class GANLossOptions(AdversarialLossOptions):
     """Keys as in BasicSR. ``loss_weight`` weighs the generator's term only; the discriminator's own weight is 1.
 
     ``real_label_val`` and ``fake_label_val`` are the labels of vanilla and lsgan. ``relativistic`` asks whether a real
-    picture looks more real than fake ones do on average, and the reverse.
+    picture looks more real than fake ones do on average, and the reverse. A discriminator that judges at several scales
+    gives a list; the loss is then the mean over it (BasicSR: ``MultiScaleGANLoss``, here the same under either name).
     """
 
-    type: Literal["GANLoss"] = "GANLoss"
+    type: Literal["GANLoss", "MultiScaleGANLoss"] = "GANLoss"
     gan_type: GanType = "vanilla"
     real_label_val: float = 1.0
     fake_label_val: float = 0.0
@@ -55,8 +60,15 @@ class GANLossOptions(AdversarialLossOptions):
         return GANLoss(self)
 
 
+def scales(logits: Logits) -> list[Tensor]:
+    """The judgements in what a discriminator gave, one tensor a scale."""
+    if isinstance(logits, list | tuple):
+        return [each[-1] if isinstance(each, list | tuple) else each for each in logits]
+    return [logits]  # type: ignore[list-item]  # a tensor, the only other kind
+
+
 class GANLoss:
-    """Losses of logits of any shape, averaged over all of them; float32 whatever autocast says."""
+    """Losses of logits of any shape, averaged over all of them, then over scales; float32 whatever autocast says."""
 
     def __init__(self, options: GANLossOptions) -> None:
         self.options = options
@@ -66,22 +78,25 @@ class GANLoss:
         """Whether every method needs the other side's logits (``against``)."""
         return self.options.relativistic
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator(self, fake: Logits, real: Logits | None = None) -> Tensor:
         """The generator's term for ``fake = D(G(lq))``, times ``loss_weight``; 0-d.
 
         Args:
             fake: logits, graph attached.
             real: logits of real pictures, detached; for the relativistic form, which averages both directions.
         """
-        weight = self.options.loss_weight
-        if self.relativistic:
-            assert real is not None
-            towards_fake = self._loss(real - fake.mean(), real=False, judging=False)
-            towards_real = self._loss(fake - real.mean(), real=True, judging=False)
-            return weight * (towards_fake + towards_real) / 2
-        return weight * self._loss(fake, real=True, judging=False)
+        if not self.relativistic:
+            terms = [self._loss(each, real=True, judging=False) for each in scales(fake)]
+            return self.options.loss_weight * _mean(terms)
+        assert real is not None
+        terms = []
+        for ours, theirs in zip(scales(fake), scales(real), strict=True):
+            towards_fake = self._loss(theirs - ours.mean(), real=False, judging=False)
+            towards_real = self._loss(ours - theirs.mean(), real=True, judging=False)
+            terms.append((towards_fake + towards_real) / 2)
+        return self.options.loss_weight * _mean(terms)
 
-    def real(self, logits: Tensor, against: Tensor | None = None) -> Tensor:
+    def real(self, logits: Logits, against: Logits | None = None) -> Tensor:
         """The discriminator's loss on real pictures; 0-d, weight 1 (½ in the relativistic form).
 
         Args:
@@ -90,15 +105,20 @@ class GANLoss:
         """
         return self._judge(logits, against, real=True)
 
-    def fake(self, logits: Tensor, against: Tensor | None = None) -> Tensor:
+    def fake(self, logits: Logits, against: Logits | None = None) -> Tensor:
         """The discriminator's loss on the generator's pictures, as :meth:`real` with the sides changed."""
         return self._judge(logits, against, real=False)
 
-    def _judge(self, logits: Tensor, against: Tensor | None, *, real: bool) -> Tensor:
-        if self.relativistic:
-            assert against is not None
-            return self._loss(logits - against.mean(), real=real, judging=True) / 2
-        return self._loss(logits, real=real, judging=True)
+    def _judge(self, logits: Logits, against: Logits | None, *, real: bool) -> Tensor:
+        if not self.relativistic:
+            return _mean([self._loss(each, real=real, judging=True) for each in scales(logits)])
+        assert against is not None
+        return _mean(
+            [
+                self._loss(each - other.mean(), real=real, judging=True) / 2
+                for each, other in zip(scales(logits), scales(against), strict=True)
+            ]
+        )
 
     def _loss(self, logits: Tensor, *, real: bool, judging: bool) -> Tensor:
         import torch
@@ -118,3 +138,10 @@ class GANLoss:
             if kind == "hinge" and judging:
                 return F.relu(1 + sign * logits).mean()
             return sign * logits.mean()
+
+
+def _mean(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for each in terms[1:]:
+        total = total + each
+    return total / len(terms)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,27 @@ def reduce(values: Tensor, reduction: Reduction) -> Tensor:
 def shape_text(tensor: Tensor) -> str:
     """A shape as messages show it: ``4×3×96×96``."""
     return "×".join(str(side) for side in tensor.shape)
+
+
+def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a formula compute in float32 whatever autocast says: for functions whose first argument is a tensor.
+
+    Tensor arguments below float32 become float32, float64 stays float64.
+    """
+
+    @wraps(function)
+    def computed(first: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(
+                _at_least_float32(first),
+                *(_at_least_float32(each) if isinstance(each, Tensor) else each for each in arguments),
+                **{
+                    key: _at_least_float32(each) if isinstance(each, Tensor) else each
+                    for key, each in named.items()
+                },
+            )
+
+    return computed
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -26,9 +26,8 @@ def convert_train(conversion: Conversion, *, gan: bool, relativistic: bool) -> N
     ]
     if not gan and not any(terms):
         conversion.problem("no loss: give pixel_opt or perceptual_opt", ("train",))
-    if conversion.get("train", "ldl_opt") is not None:
-        conversion.problem("LDL is not among the losses here; remove it", ("train", "ldl_opt"))
     if gan:
+        _convert_loss(conversion, "ldl_opt", ("loss_weight",))
         _convert_adversarial(conversion, relativistic=relativistic)
 
 
@@ -93,5 +92,5 @@ def _convert_adversarial(conversion: Conversion, *, relativistic: bool) -> None:
         if relativistic:
             loss["relativistic"] = True
         conversion.put("train.gan_opt", loss, place)
-    for name in ("net_d_iters", "net_d_init_iters"):
+    for name in ("net_d_iters", "net_d_init_iters", "r1_reg_weight", "net_d_reg_every"):
         conversion.move(("train", name), f"objective.{name}")

@@ -154,6 +154,10 @@ class TrainOptions(Options):
     pixel_opt: Loss | None = Field(None, description="BasicSR's name for one pixel loss")
     perceptual_opt: Loss | None = Field(None, description="BasicSR's name for the perceptual loss")
     gan_opt: GanLoss | None = Field(None, description="the loss on a discriminator's logits (objective gan)")
+    ldl_opt: Loss | None = Field(
+        None,
+        description="a loss where the output has more artefacts than the averaged network's (LDL; objective gan)",
+    )
 
     @property
     def all_losses(self) -> list[LossOptions]:
@@ -358,6 +362,7 @@ class RunOptions(Options):
         given = {
             "network_d": network,
             "train.gan_opt": self.train.gan_opt,
+            "train.ldl_opt": self.train.ldl_opt,
             "train.optim_d": self.train.optim_d,
             "path.pretrain_network_d": self.path.pretrain_network_d,
             "path.param_key_d": self.path.param_key_d,
@@ -378,6 +383,10 @@ class RunOptions(Options):
         if self.train.gan_opt is None and kind == "gan":
             raise ValueError(
                 "objective gan needs train.gan_opt, for example gan_opt: {type: GANLoss, loss_weight: 0.1}"
+            )
+        if self.train.ldl_opt is not None and not self.train.ema_decay:
+            raise ValueError(
+                "train.ldl_opt compares with the averaged network, but train.ema_decay is 0; set it, for example to 0.999"
             )
         if network.in_channels != self.network_g.out_channels:
             raise ValueError(

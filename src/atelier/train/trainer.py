@@ -24,6 +24,7 @@ from atelier.archs.weights import read_weights, save_weights
 from atelier.compress.start import start_from
 from atelier.data.batch import Batch
 from atelier.errors import UserError
+from atelier.objectives.base import Setting
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
 from atelier.train.checkpoint import Checkpoint
@@ -76,16 +77,19 @@ class Trainer:
         self.ema = EMA(self.nets["g"], train.ema_decay) if train.ema_decay > 0 else None
         self.start_report = self._begin_with(start, calibration) if start is not None else None
         self.start_report_d: LoadReport | None = None
-        self._wrapped = {role: self._wrap(role, net) for role, net in self.nets.items()}
+        # What learns under a role: the network, and whatever an objective trains along with it.
+        self.learners = options.objective.trained(self.nets, self._setting())
+        self._wrapped = {role: self._wrap(role, net) for role, net in self.learners.items()}
         self.objective = options.objective.build(
-            nets=self._wrapped,
+            nets=self._wrapped | ({"g_average": self.ema.net} if self.ema is not None else {}),
             losses=train.all_losses,
             device=ranks.device,
             **({"gan": train.gan_opt} if train.gan_opt is not None else {}),
+            **({"ldl": train.ldl_opt} if train.ldl_opt is not None else {}),
         )
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, Callable[[int], float]] = {}
-        for role, net in self.nets.items():
+        for role, net in self.learners.items():
             optimizer_options = train.optimizer_of(role)
             self.optimizers[role] = optimizer_options.build(
                 [each for each in net.parameters() if each.requires_grad], ranks.device
@@ -122,6 +126,18 @@ class Trainer:
             found[role] = network
         return found
 
+    def _setting(self) -> Setting:
+        options, network = self.options, self.network_options["g"]
+        return Setting(
+            seed=options.manual_seed,
+            total_iter=options.train.total_iter,
+            scale=options.scale,
+            channels=(network.in_channels, network.out_channels),
+            lq_size=options.datasets.train.gt_size // options.scale,
+            device=self.ranks.device,
+            several=self.ranks.world > 1,
+        )
+
     def begin_discriminator(self) -> None:
         """Load ``path.pretrain_network_d``, if it is given; for a new run, before its first step.
 
@@ -150,11 +166,13 @@ class Trainer:
 
     def _wrap(self, role: str, net: nn.Module) -> nn.Module:
         if self.options.train.compile and role == "g":
-            compile_blocks(net)
+            compile_blocks(self.nets[role])
         if self.ranks.world == 1:
             return net
         devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
-        return DistributedDataParallel(net, device_ids=devices)
+        # A term that starts later leaves its projector without a gradient until then.
+        idle = net is not self.nets[role]
+        return DistributedDataParallel(net, device_ids=devices, find_unused_parameters=idle)
 
     # one step
 
@@ -369,4 +387,7 @@ class Trainer:
         )
 
     def _trained_names(self, role: str) -> list[str]:
-        return [name for name, each in self.nets[role].named_parameters() if each.requires_grad]
+        """In the order of the optimiser; a network's own names, also where a projector learns beside it."""
+        own = {id(each): name for name, each in self.nets[role].named_parameters()}
+        named = self.learners[role].named_parameters()
+        return [own.get(id(each), name) for name, each in named if each.requires_grad]
