@@ -35,6 +35,10 @@ class TrainingBatch(Protocol):
     def gt(self) -> Tensor:
         """The clean pictures."""
 
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Each sample's place in the step's batch over all ranks, the third of what names its random numbers."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -49,6 +53,29 @@ class Part:
     role: str
     total: Tensor
     terms: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective may have to know of its run before anything is built.
+
+    Attributes:
+        seed: ``manual_seed``.
+        total_iter: steps of the run.
+        scale: gt side over lq side.
+        channels: of lq and of gt.
+        lq_size: side of an lq crop.
+        device: where the networks are.
+        several: whether several processes train together.
+    """
+
+    seed: int
+    total_iter: int
+    scale: int
+    channels: tuple[int, int]
+    lq_size: int
+    device: torch.device
+    several: bool = False
 
 
 class Objective(ABC):
@@ -86,6 +113,15 @@ class ObjectiveOptions(Component):
 
     roles: ClassVar[tuple[str, ...]]
 
+    def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:
+        """By role, the module whose parameters the role's optimiser steps and that ranks wrap.
+
+        The networks themselves, unless an objective has parameters of its own that learn with one of them (projectors):
+        then a module that holds both, the network as ``network``, so that its parameters come first. Weight files,
+        averages and validation know the network alone.
+        """
+        return dict(nets)
+
     @abstractmethod
     def build(
         self,
@@ -97,7 +133,7 @@ class ObjectiveOptions(Component):
     ) -> Objective:
         """The working objective, its own modules on ``device``.
 
-        ``nets[role]`` may be wrapped (DDP, compile) and is only ever called. ``gan`` is the run's ``train.gan_opt``; it
+        ``nets[role]`` is what :meth:`trained` gave; it may be wrapped (DDP, compile) and is only ever called. ``gan`` is the run's ``train.gan_opt``; it
         is there only where ``roles`` names a discriminator. Raises :class:`~atelier.errors.UserError` where a loss
         cannot be built.
         """
@@ -105,6 +141,10 @@ class ObjectiveOptions(Component):
 
 OBJECTIVES: Registry[ObjectiveOptions] = Registry(
     "objective",
-    {"pixel": "atelier.objectives.pixel:PixelOptions", "gan": "atelier.objectives.gan:GanOptions"},
+    {
+        "pixel": "atelier.objectives.pixel:PixelOptions",
+        "gan": "atelier.objectives.gan:GanOptions",
+        "distill": "atelier.objectives.distill.options:DistillOptions",
+    },
 )
 DEFAULT_OBJECTIVE = "pixel"

@@ -1,0 +1,1 @@
+"""Distillation: a trained teacher shows a smaller student how to restore pictures."""

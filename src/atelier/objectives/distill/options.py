@@ -1,0 +1,157 @@
+"""``objective: distill``: the run's losses plus terms that a teacher gives.
+
+In files the section stands at the top, ``distill: {recipe: ..., teacher: [...]}``, beside ``objective: distill``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from atelier.errors import UserError, did_you_mean
+from atelier.losses.base import AdversarialLossOptions, LossOptions
+from atelier.objectives.base import Objective, ObjectiveOptions, Setting
+from atelier.objectives.distill.recipes import DEFAULT_RECIPE, RECIPES, expand
+from atelier.objectives.distill.term_options import TermsOptions
+from atelier.options.base import Options
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Names = Literal["auto"] | Annotated[list[str], Field(min_length=1)]
+Pair = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+class TeacherOptions(Options):
+    """One teacher: a weight file of any network this toolkit or spandrel recognises."""
+
+    weights: Path = Field(description="the teacher's weight file")
+    param_key: str | None = Field(None, description="inner key of the file; null: params_ema, then params")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        "auto",
+        description="auto: bf16 on a GPU where it stays within 55 dB of fp32 on the first batch, else fp32",
+    )
+    compile: Literal["auto"] | bool = Field("auto", description="auto: on a GPU")
+    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="samples the teacher sees at once; auto: all of them"
+    )
+    self_ensemble: Literal[1, 8] = Field(1, description="8: the mean over flips and turns (outputs only)")
+    share: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0, description="its part under combine: weighted"
+    )
+    quality_check: Literal["error", "warn", "off"] = Field(
+        "error", description="what happens where the teacher is not better than bicubic and the student"
+    )
+
+
+class TapsOptions(Options):
+    """Where features are taken: ``auto`` (the network's stages), or module names, globs, ``block#2`` (second call)."""
+
+    student: Names = "auto"
+    teacher: Names = "auto"
+
+
+class DistillOptions(ObjectiveOptions):
+    """Terms from one or several teachers beside the run's losses; without a teacher: the run's losses alone."""
+
+    type: Literal["distill"] = "distill"
+    recipe: str | None = Field(None, description=f"one of {', '.join(RECIPES)}; what stands beside it wins")
+    teacher: tuple[TeacherOptions, ...] = ()
+    combine: Literal["mean", "weighted", "best_pixel", "separate"] = Field(
+        "mean", description="several teachers: how their outputs become one target; taps are the first one's"
+    )
+    random_teacher: tuple[str, ...] = Field(
+        (), description="terms whose teacher is an untrained twin: the control of a study"
+    )
+    taps: TapsOptions = TapsOptions()
+    mapping: Literal["proportional", "first_k", "last_aligned"] | Annotated[list[Pair], Field(min_length=1)] = (
+        "proportional"
+    )
+    projector_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0, description="the projectors' learning rate, as a factor on the student's"
+    )
+    terms: TermsOptions = TermsOptions()
+    allow_change: bool = Field(
+        False, description="go on although the teacher, the terms or the mapping are others than before"
+    )
+    pretrain_projectors: Path | None = Field(
+        None, description="start weights of the projectors (net_p_N.pth, or the original's N_P.pth)"
+    )
+    roles: ClassVar[tuple[str, ...]] = ("g",)
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        if isinstance(value, str | Path):
+            return [{"weights": value}]
+        if isinstance(value, Mapping):
+            return [value]
+        if isinstance(value, Sequence):
+            return [{"weights": each} if isinstance(each, str | Path) else each for each in value]
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        recipe = data.get("recipe")
+        if recipe is None:
+            if not data.get("teacher") or data.get("terms") is not None:
+                return data
+            recipe = DEFAULT_RECIPE
+        if not isinstance(recipe, str) or recipe not in RECIPES:
+            known = did_you_mean(str(recipe), RECIPES)
+            raise ValueError(f"unknown recipe '{recipe}'{known} known: {', '.join(RECIPES)}")
+        return {**expand(recipe, data), "recipe": recipe}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DistillOptions:
+        active = self.terms.active
+        if active and not self.teacher:
+            raise ValueError(
+                f"the terms {', '.join(active)} need a teacher: give distill.teacher a weight file, or use recipe "
+                "classic-none@1"
+            )
+        for name in self.random_teacher:
+            if name not in active:
+                raise ValueError(
+                    f"random_teacher names '{name}'{did_you_mean(name, active)} terms here: {', '.join(active) or 'none'}"
+                )
+        if self.combine == "separate" and len(self.teacher) > 1 and self.terms.response is None:
+            raise ValueError("combine: separate gives each teacher a response term; terms.response is missing")
+        return self
+
+    def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:
+        """The student together with its projectors: one module, so that ranks share the gradients of both.
+
+        Raises:
+            UserError: a teacher that cannot be read or does not fit, a tap that does not exist.
+        """
+        if not self.terms.active:
+            return dict(nets)
+        from atelier.objectives.distill.assembling import assemble
+
+        return {"g": assemble(self, nets["g"], setting)}
+
+    def build(
+        self,
+        *,
+        nets: Mapping[str, nn.Module],
+        losses: Sequence[LossOptions],
+        device: torch.device,
+        gan: AdversarialLossOptions | None = None,
+    ) -> Objective:
+        """Raises :class:`~atelier.errors.UserError` where there is no loss at all."""
+        if not losses:
+            raise UserError(
+                "train: the objective 'distill' needs at least one loss, for example pixel_opt: L1Loss"
+            )
+        built = [options.build().to(device) for options in losses]
+        from atelier.objectives.distill.objective import DistillObjective
+
+        return DistillObjective(self, nets["g"], built)
