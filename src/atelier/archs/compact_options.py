@@ -60,6 +60,11 @@ class SRVGGNetCompactOptions(NetworkOptions):
         return self.num_out_ch
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The activation after each of the ``num_conv`` convolutions."""
+        return tuple(f"body.{2 * block + 3}" for block in range(self.num_conv))
+
+    @property
     def receptive_radius(self) -> int:
         """One pixel for each of the ``num_conv + 2`` convolutions of 3x3."""
         return self.num_conv + 2

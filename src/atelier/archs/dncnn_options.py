@@ -63,6 +63,12 @@ class DnCNNOptions(NetworkOptions):
         return self.out_nc
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The activation after each convolution between the first and the last."""
+        stride = 3 if self.normalises else 2
+        return tuple(f"model.{1 + stride * block}" for block in range(1, self.nb - 1))
+
+    @property
     def receptive_radius(self) -> int:
         """One pixel for each of the ``nb`` convolutions of 3x3."""
         return self.nb

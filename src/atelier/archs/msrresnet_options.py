@@ -60,6 +60,11 @@ class MSRResNet1Options(NetworkOptions):
         return self.out_nc
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The blocks ``recon_trunk.*``."""
+        return tuple(f"recon_trunk.{block}" for block in range(self.nb))
+
+    @property
     def receptive_radius(self) -> int:
         """Two pixels a block, one for the first convolution, and two for all that comes after the blocks."""
         return 2 * self.nb + 3

@@ -18,12 +18,14 @@ class NetworkOptions(Component):
     """Options of one network. A new network is a subclass in a file of its own and one line in the registry.
 
     ``scale_key`` names the option that receives the run's ``scale`` where the file leaves it out, ``supports_half``
-    says whether float16 is safe, and ``not_in_shapes`` lists the options that :meth:`from_shapes` can only assume.
+    says whether float16 is safe, ``not_in_shapes`` lists the options that :meth:`from_shapes` can only assume, and
+    ``few_stages`` says that :attr:`stages` are groups of blocks, few enough to look at all of them.
     """
 
     scale_key: ClassVar[str | None] = None
     supports_half: ClassVar[bool] = True
     not_in_shapes: ClassVar[frozenset[str]] = frozenset()
+    few_stages: ClassVar[bool] = False
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -51,6 +53,11 @@ class NetworkOptions(Component):
     def size_multiple(self) -> int:
         """Tile sides and starts should be multiples of this (the window size; 1 for plain convolutions)."""
         return 1
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs are the steps of the body, in the order in which they run."""
+        return ()
 
     @property
     def receptive_radius(self) -> int | None:

@@ -65,6 +65,11 @@ class RRDBNetOptions(NetworkOptions):
         return self.unshuffle
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The blocks ``body.*``."""
+        return tuple(f"body.{block}" for block in range(self.num_block))
+
+    @property
     def receptive_radius(self) -> int:
         """In pixels of the trunk: 15 a block, 2 around the blocks, and 2 for the four convolutions after them.
 

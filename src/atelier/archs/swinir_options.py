@@ -30,6 +30,7 @@ class SwinIROptions(NetworkOptions):
     scale_key: ClassVar[str | None] = "upscale"
     # Activations grow past float16's 65504: black pictures (SwinIR issues 103 and 180).
     supports_half: ClassVar[bool] = False
+    few_stages: ClassVar[bool] = True
     not_in_shapes: ClassVar[frozenset[str]] = frozenset(
         {
             "img_size",
@@ -185,6 +186,11 @@ class SwinIROptions(NetworkOptions):
     def size_multiple(self) -> int:
         """``window_size``."""
         return self.window_size
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The residual groups ``layers.*``."""
+        return tuple(f"layers.{group}" for group in range(len(self.depths)))
 
     @property
     def receptive_radius(self) -> int | None:
