@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,13 @@ class Batch:
     Attributes:
         lq, gt: ``N x C x H x W`` float32 on the device; gt in [0, 1], lq too unless its degradation leaves it.
         samples: one ``file @ y,x`` string each, for messages.
+        numbers: each sample's place in the step's batch over all ranks (``Streams(seed, step, number)``).
     """
 
     lq: Tensor
     gt: Tensor
     samples: list[str]
+    numbers: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -30,10 +33,15 @@ class Batch:
             raise ValueError(f"{len(self)} samples cannot be split into {parts} equal parts")
         size = len(self) // parts
         return [
-            Batch(self.lq[k : k + size], self.gt[k : k + size], self.samples[k : k + size])
+            Batch(
+                self.lq[k : k + size],
+                self.gt[k : k + size],
+                self.samples[k : k + size],
+                self.numbers[k : k + size],
+            )
             for k in range(0, len(self), size)
         ]
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The same samples after ``Tensor.to`` (device, memory format)."""
-        return Batch(self.lq.to(*args, **kwargs), self.gt.to(*args, **kwargs), self.samples)
+        return Batch(self.lq.to(*args, **kwargs), self.gt.to(*args, **kwargs), self.samples, self.numbers)
