@@ -42,7 +42,7 @@ def test_mean_error_to_libjpeg_on_photographs_is_under_six_tenths_of_a_level(qua
 
 def test_the_tables_are_those_that_the_library_writes(tmp_path):
     """Whole entries, the right way round: read back from a file of every quality."""
-    luma, chroma = jpeg_torch._tables()
+    luma, chroma = jpeg_torch._tables(torch.device("cpu"))
     for quality in (1, 10, 37, 50, 51, 90, 100):
         Image.new("RGB", (16, 16)).save(tmp_path / "x.jpg", quality=quality)
         written = Image.open(tmp_path / "x.jpg").quantization
@@ -67,8 +67,8 @@ def test_transposed_tables_are_told_from_right_ones(monkeypatch):
         return [float(np.abs(a - b).mean()) for a, b in zip(ours, library, strict=True)]
 
     assert max(errors()) < 0.6
-    tables = jpeg_torch._tables()
-    monkeypatch.setattr(jpeg_torch, "_tables", lambda: tuple(table.T for table in tables))
+    tables = jpeg_torch._tables(torch.device("cpu"))
+    monkeypatch.setattr(jpeg_torch, "_tables", lambda device: tuple(table.T for table in tables))
     assert max(errors()) > 1.5
 
 
@@ -83,7 +83,10 @@ def test_reference_arithmetic_is_the_originals():
     k = np.arange(8)
     d = np.cos(np.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
     d[0] /= np.sqrt(2)
-    tables = [table.numpy().astype(np.float64).T * percent / 100 for table in jpeg_torch._tables()]
+    tables = [
+        table.numpy().astype(np.float64).T * percent / 100
+        for table in jpeg_torch._tables(torch.device("cpu"))
+    ]
     for number, plane in enumerate(planes):
         table = tables[min(number, 1)]
         for y in range(0, plane.shape[0], 8):

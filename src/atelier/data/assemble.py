@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from atelier.data.channels import Grey, fit_channels
+from atelier.data.packed import Clean, Packed, pack
 from atelier.data.plan import SampleDraw, SamplePlan
 from atelier.data.shards import Reader
 from atelier.data.sources import Shape
@@ -81,9 +82,12 @@ class Assembler:
         self.grey_from = grey_from
         self._lq_shapes = list(lq_shapes)
 
-    def __getitem__(self, step: int) -> Assembled | Failure:
-        """The share of step ``step``; a user's error comes back as :class:`Failure`, for it must cross processes."""
+    def __getitem__(self, step: int) -> Assembled | Packed | Failure:
+        """The share of step ``step``, packed where the degradation runs on the device; a user's error comes back as
+        :class:`Failure`, for it must cross processes."""
         try:
+            if self.degradation is not None and self.degradation.on_device:
+                return pack([self.clean(step, k) for k in self.share])
             pairs = [self.sample(step, k) for k in self.share]
         except UserError as error:
             return Failure(str(error))
@@ -98,7 +102,7 @@ class Assembler:
         step, k = self.plan.origin(step, k)
         draw = self.plan.draw(step, k)
         streams = Streams(self.plan.seed, step, k)
-        name = f"{self.gt.places[draw.picture]} @ {draw.y * self.scale},{draw.x * self.scale}"
+        name = self._name(draw)
         if self.lq is not None:
             grey = self._grey(streams)
             gt = self._cut(self.gt.picture(draw.picture), draw, self.scale, 0, grey)
@@ -110,6 +114,18 @@ class Assembler:
         gt_pixels = self.degradation.target(cut.pixels, parameters, streams)
         return trim(gt_pixels, cut, self.scale), trim(lq_pixels, cut, 1), name
 
+    def clean(self, step: int, k: int) -> Clean:
+        """Sample ``k`` of step ``step`` for a degradation that runs on the device."""
+        step, k = self.plan.origin(step, k)
+        draw = self.plan.draw(step, k)
+        streams = Streams(self.plan.seed, step, k)
+        cut, parameters = self._to_degrade(draw, streams)
+        assert self.degradation is not None
+        height, width, channels = cut.pixels.shape
+        numbers = self.degradation.device_numbers(parameters, (height, width, channels), streams)
+        margins = (cut.top, cut.left, cut.bottom, cut.right)
+        return Clean(cut.pixels, margins, parameters, numbers, self._name(draw))
+
     def stages(self, step: int, k: int) -> tuple[dict[str, Any], Pixels, list[tuple[str, Pixels]]]:
         """How sample ``k`` of step ``step`` is degraded: what was drawn, the clean crop with its surroundings, and
         every step in words with the picture after it. The data set must have no lq of its own."""
@@ -118,6 +134,9 @@ class Assembler:
         cut, parameters = self._to_degrade(self.plan.draw(step, k), streams)
         assert self.degradation is not None
         return parameters, cut.pixels, list(self.degradation.stages(cut.pixels, parameters, streams))
+
+    def _name(self, draw: SampleDraw) -> str:
+        return f"{self.gt.places[draw.picture]} @ {draw.y * self.scale},{draw.x * self.scale}"
 
     def _to_degrade(self, draw: SampleDraw, streams: Streams) -> tuple[Cut, dict[str, Any]]:
         """The clean crop with its surroundings, turned, and the drawn parameters."""

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from atelier.data.assemble import Assembled, Assembler, Failure
 from atelier.data.batch import Batch
 from atelier.data.options import CacheOptions, TrainImagesOptions
+from atelier.data.packed import Packed, degrade_packed
 from atelier.data.pairs import header_shapes, open_pictures
 from atelier.data.plan import SamplePlan
 from atelier.data.shards import ShardCache
@@ -118,7 +119,7 @@ class TrainingData:
             share=range(rank * share, (rank + 1) * share),
             grey_from=options.grey_from,
         )
-        self._running: Iterator[Assembled | Failure] | None = None
+        self._running: Iterator[Assembled | Packed | Failure] | None = None
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -163,13 +164,13 @@ class TrainingData:
         if self.assembler.lq is not None:
             self.assembler.lq.close()
 
-    def _assembled(self, steps: range) -> Iterator[Assembled | Failure]:
+    def _assembled(self, steps: range) -> Iterator[Assembled | Packed | Failure]:
         if not self._workers:
             return map(self.assembler.__getitem__, steps)
         with warnings.catch_warnings():
             # torch warns of more workers than cores; the number is the user's own.
             warnings.filterwarnings("ignore", message=".*worker processes in total")
-            loader: DataLoader[Assembled | Failure] = DataLoader(
+            loader: DataLoader[Assembled | Packed | Failure] = DataLoader(
                 _Steps(self.assembler),
                 batch_size=None,
                 sampler=steps,
@@ -181,7 +182,7 @@ class TrainingData:
             )
             return iter(loader)
 
-    def _next(self, running: Iterator[Assembled | Failure]) -> Assembled | None:
+    def _next(self, running: Iterator[Assembled | Packed | Failure]) -> Assembled | Packed | None:
         try:
             share = next(running, None)
         except (RuntimeError, OSError, EOFError) as error:
@@ -196,18 +197,29 @@ class TrainingData:
             raise UserError(share.message)
         return share
 
-    def _on_device(self, share: Assembled) -> Batch:
-        """Copy to the device on a stream of its own, beside the step that is still being computed there."""
+    def _on_device(self, share: Assembled | Packed) -> Batch:
+        """Copy to the device, and degrade there what is to be degraded there, on a stream of its own beside the step
+        that is still being computed."""
         if self._stream is None:
-            return Batch(self._as_float(share.lq), self._as_float(share.gt), share.samples)
+            return Batch(*self._pair(share), share.samples, self.assembler.share)
         with torch.cuda.stream(self._stream):
-            lq = self._as_float(share.lq.to(self.device, non_blocking=True))
-            gt = self._as_float(share.gt.to(self.device, non_blocking=True))
+            lq, gt = self._pair(share)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         for tensor in (lq, gt):  # made on one stream, used on another: the allocator must wait for both
             tensor.record_stream(current)
-        return Batch(lq, gt, share.samples)
+        return Batch(lq, gt, share.samples, self.assembler.share)
+
+    def _pair(self, share: Assembled | Packed) -> tuple[Tensor, Tensor]:
+        """``(lq, gt)`` on the device."""
+        if isinstance(share, Assembled):
+            return self._as_float(self._moved(share.lq)), self._as_float(self._moved(share.gt))
+        assert self.assembler.degradation is not None
+        moved = share._replace(pixels=self._moved(share.pixels), numbers=self._moved(share.numbers))
+        return degrade_packed(moved, self.assembler.degradation, self._white)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def _as_float(self, pixels: Tensor) -> Tensor:
         """``N x H x W x C`` of either dtype to ``N x C x H x W`` float32."""
@@ -231,13 +243,13 @@ def check_sizes(
         raise ValueError(f"rank {rank} of {world}")
 
 
-class _Steps(Dataset[Assembled | Failure]):
+class _Steps(Dataset[Assembled | Packed | Failure]):
     """The assembler as torch's loader wants to see it; indexed by step."""
 
     def __init__(self, assembler: Assembler) -> None:
         self.assembler = assembler
 
-    def __getitem__(self, step: int) -> Assembled | Failure:
+    def __getitem__(self, step: int) -> Assembled | Packed | Failure:
         return self.assembler[step]
 
 

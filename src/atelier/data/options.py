@@ -185,6 +185,11 @@ class ValImagesOptions(ImagesOptions):
     def _one_lq(self) -> ValImagesOptions:
         if self.degradation is not None and self.dataroot_lq is not None:
             raise ValueError("degradation does nothing with dataroot_lq; remove the one or the other")
+        if self.degradation is not None and self.degradation.run_on == "device":
+            raise ValueError(
+                "degradation.run_on: device is for training; a validation set's lq is always made by the processor, so "
+                "that its figures do not depend on the device"
+            )
         return self
 
     @property

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from atelier.options.base import Component, Registry
 from atelier.randomness import Streams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 """A picture ``H x W x C``: uint8, uint16, or float32 in [0, 1]."""
@@ -28,11 +32,13 @@ class Degradation(ABC):
             that draw per sample (noise, JPEG, the random pipelines) state what they need beyond that themselves.
         pool: 0, or from how many samples before its step a training sample is taken (see
             :class:`atelier.data.plan.SamplePlan`).
+        on_device: training makes lq with :meth:`apply_on_device`; everything else always uses :meth:`apply`.
     """
 
     scale: int
     context: int = 0
     pool: int = 0
+    on_device: bool = False
 
     @abstractmethod
     def draw(self, streams: Streams, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -67,13 +73,64 @@ class Degradation(ABC):
             self.apply(gt, parameters, streams),
         )
 
+    def device_numbers(
+        self, parameters: dict[str, Any], shape: tuple[int, int, int], streams: Streams
+    ) -> list[Pixels]:
+        """Float32 arrays that :meth:`apply_on_device` needs beside ``parameters``: noise fields, kernels.
+
+        Made by a loader process; only an operator whose ``on_device`` can be true has them.
+
+        Args:
+            parameters: of ``draw``.
+            shape: of the clean picture, as ``draw`` got it.
+            streams: the sample's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no form for the device")
+
+    def apply_on_device(
+        self, gt: Tensor, parameters: dict[str, Any], numbers: Sequence[Tensor], white: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """``(lq, target)`` of one sample as tensor arithmetic on its device, without waiting for it.
+
+        Args:
+            gt: ``1 x C x H x W`` float32 in [0, 1].
+            parameters: of ``draw``.
+            numbers: of :meth:`device_numbers`, on that device.
+            white: the largest level of the picture's integers; None for floats.
+
+        Returns:
+            ``1 x C x H/scale x W/scale`` and ``1 x C x H x W``, float32, on whole levels where :meth:`apply` and
+            :meth:`target` round.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no form for the device")
+
     def for_whole_pictures(self) -> Degradation:
         """The operator that validation uses on whole pictures; differs where training imitates a crop's place."""
         return self
 
 
 class DegradationOptions(Component):
-    """Options of one degradation."""
+    """Options of one degradation.
+
+    ``has_device_form`` is true where the operator has ``apply_on_device``.
+    """
+
+    has_device_form: ClassVar[bool] = False
+
+    run_on: Literal["workers", "device"] = Field(
+        "workers",
+        description="where training makes lq: in the loader's processes, or on the device that trains (realesrgan)",
+    )
+
+    @model_validator(mode="after")
+    def _can_run_there(self) -> Self:
+        if self.run_on == "device" and not self.has_device_form:
+            kind = getattr(self, "type", type(self).__name__)
+            raise ValueError(
+                f"run_on: device is not possible with type {kind}, which runs in the loader's processes only; leave "
+                "run_on out (type realesrgan can run on the device)"
+            )
+        return self
 
     def build(self, scale: int) -> Degradation:
         """The operator for pictures ``scale`` times larger than the network's input."""

@@ -52,7 +52,7 @@ def jpeg_round_trip_torch(
     border = (0, -width % unit, 0, -height % unit)
     levels = F.pad(levels, border, mode="replicate") if exact else F.pad(levels, border)
     percent = _percent(quality.to(levels.device), exact)
-    luma, chroma = (table.to(levels.device) for table in _tables())
+    luma, chroma = _tables(levels.device)
     if not exact:
         luma, chroma = luma.T, chroma.T
     if channels == 1:
@@ -85,13 +85,13 @@ def _soft_round(x: Tensor) -> Tensor:
     return nearest + (x - nearest) ** 3
 
 
-@lru_cache(maxsize=1)
-def _tables() -> tuple[Tensor, Tensor]:
-    """Annex K's tables, rows by vertical frequency."""
+@lru_cache(maxsize=4)
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Annex K's tables, rows by vertical frequency; kept there, for a copy would wait for the device."""
     luma = torch.tensor([float(entry) for entry in _LUMA.split()]).view(8, 8)
     chroma = torch.full((8, 8), 99.0)
     chroma[:4, :4] = torch.tensor(_CHROMA_CORNER, dtype=torch.float32)
-    return luma, chroma
+    return luma.to(device), chroma.to(device)
 
 
 def _percent(quality: Tensor, exact: bool) -> Tensor:

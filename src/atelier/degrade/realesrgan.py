@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atelier.degrade.base import Degradation, Pixels, to_float, to_uint8
+from atelier.degrade.device_numbers import numbers_of
 from atelier.degrade.realesrgan_options import Range, RealESRGANOptions
 from atelier.degrade.resizing import MODES
 from atelier.degrade.sharpen import usm_sharpen
 from atelier.degrade.steps import Step, carry_out, describe, one_by_one
 from atelier.randomness import Streams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MARGIN = 36
 """gt pixels around a crop that are degraded with it: the reach of the first blur (10) and three standard deviations of
@@ -45,6 +49,7 @@ class RealESRGAN(Degradation):
         self.scale, self.options = scale, options
         self.context = -(-MARGIN // scale)
         self.pool = options.queue_size if options.pool else 0
+        self.on_device = options.run_on == "device"
         self._moved_grid = moved_grid
 
     def draw(self, streams: Streams, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -71,6 +76,30 @@ class RealESRGAN(Degradation):
             return sharp
         white = np.iinfo(gt.dtype).max
         return np.rint(sharp.astype(np.float64) * white).astype(gt.dtype)
+
+    def device_numbers(
+        self, parameters: dict[str, Any], shape: tuple[int, int, int], streams: Streams
+    ) -> list[Pixels]:
+        """See :func:`atelier.degrade.device_numbers.numbers_of`."""
+        height, width = (
+            side + self.scale * offset for side, offset in zip(shape[:2], parameters["grid"], strict=True)
+        )
+        return numbers_of(parameters["steps"], (height, width, shape[2]), streams)
+
+    def apply_on_device(
+        self, gt: Tensor, parameters: dict[str, Any], numbers: Sequence[Tensor], white: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """lq on 255 levels; the target as :meth:`target` makes it."""
+        from atelier.degrade.device_steps import carry_out_on_device, mirror_before, whole_levels
+        from atelier.degrade.usm import usm_sharp
+
+        top, left = parameters["grid"]
+        start = mirror_before(gt, self.scale * top, self.scale * left)
+        lq = whole_levels(carry_out_on_device(start, parameters["steps"], numbers), 255)[:, :, top:, left:]
+        if not self.options.target_usm:
+            return lq, gt
+        sharp = usm_sharp(gt)
+        return lq, sharp if white is None else whole_levels(sharp, white)
 
     def stages(
         self, gt: Pixels, parameters: dict[str, Any], streams: Streams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,8 @@ class RealESRGANOptions(DegradationOptions):
 
     Defaults are the published values, which Real-ESRGAN's four training files share.
     """
+
+    has_device_form: ClassVar[bool] = True
 
     type: Literal["realesrgan"] = "realesrgan"
     profile: Profile = Field(

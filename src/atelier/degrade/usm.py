@@ -44,14 +44,14 @@ def _smooth(x: Tensor, size: int, sigma: float) -> Tensor:
     # One group a plane: a depthwise filter keeps full float32 on a GPU, where an ordinary one may round to TF32.
     planes = x.reshape(1, count * channels, height, width)
     kernel = window.expand(count * channels, 1, 1, size)
-    planes = planes.index_select(3, _mirrored(width, size // 2, x.device))
+    planes = planes.index_select(3, mirrored(width, size // 2, x.device))
     planes = F.conv2d(planes, kernel.contiguous(), groups=count * channels)
-    planes = planes.index_select(2, _mirrored(height, size // 2, x.device))
+    planes = planes.index_select(2, mirrored(height, size // 2, x.device))
     planes = F.conv2d(planes, kernel.transpose(2, 3).contiguous(), groups=count * channels)
     return planes.reshape(count, channels, height, width)
 
 
-def _mirrored(length: int, margin: int, device: torch.device) -> Tensor:
+def mirrored(length: int, margin: int, device: torch.device) -> Tensor:
     """Indices of ``length`` pixels with ``margin`` mirrored ones on either side, mirrored again where that is short."""
     place = torch.arange(-margin, length + margin, device=device)
     period = max(2 * (length - 1), 1)
