@@ -64,7 +64,7 @@ class Calibrated(Normaliser):
         self.register_buffer("variance", torch.ones(channels))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._seen = 0  # the buffer's value on the host: reading the buffer would wait for the device
-        self.register_load_state_dict_post_hook(_count_again)
+        self.register_load_state_dict_post_hook(_count_again)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def observe(self, feature: Tensor) -> None:
@@ -79,7 +79,9 @@ class Calibrated(Normaliser):
         # Chan, Golub and LeVeque (1983), batches of equal size
         change = common - self.mean
         share = 1 / self._seen
-        self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * change.square())
+        self.variance.copy_(
+            (1 - share) * self.variance + share * variance + share * (1 - share) * change.square()
+        )
         self.mean.add_(share * change)
 
     def forward(self, feature: Tensor) -> Tensor:

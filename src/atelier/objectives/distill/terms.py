@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from atelier.errors import UserError
 from atelier.losses.affinity import Affinity, affinity_loss
 from atelier.losses.attention import attention_loss
-from atelier.losses.distances import distances
+from atelier.losses.distances import mean_distance
 from atelier.losses.feature import feature_loss, same_places
 from atelier.losses.frequency import haar_loss, spectrum_loss
-from atelier.losses.module import full_precision
 from atelier.losses.response import response_loss
-from atelier.objectives.distill.normalise import build_normaliser
+from atelier.objectives.distill.normalise import Normaliser, build_normaliser
 from atelier.objectives.distill.projectors import PairShape, build_projectors
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         UpcycleOptions,
     )
 
+T = TypeVar("T")
 Pairs = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -118,14 +118,16 @@ class FeatureTerm(Term):
         self.projectors = build_projectors(
             pairs, options.projector.type, side=self._side, bias=options.projector.bias
         )
-        self.normalisers = nn.ModuleList(build_normaliser(options.target_norm, pair.teacher) for pair in pairs)
+        self.normalisers = nn.ModuleList(
+            build_normaliser(options.target_norm, pair.teacher) for pair in pairs
+        )
 
     def value(self, view: View) -> Tensor:
         """Mean (or sum) over pairs."""
         pairs = _pairs(view, self)
         if self.training:
             for (_, teacher), normaliser in zip(pairs, self.normalisers, strict=True):
-                normaliser.observe(teacher)
+                cast(Normaliser, normaliser).observe(teacher)
         values = torch.stack([feature_loss(*each, self._loss) for each in self._compared(pairs)])
         return values.sum() if self._sum else values.mean()
 
@@ -140,7 +142,9 @@ class FeatureTerm(Term):
             rows = []
             for (student, teacher), (first, second) in zip(pairs, self._compared(pairs), strict=True):
                 fixed = second if self._side == "student" else first
-                rows.append(torch.stack([student.std(), teacher.std(), (first - second).norm() / fixed.norm()]))
+                rows.append(
+                    torch.stack([student.std(), teacher.std(), (first - second).norm() / fixed.norm()])
+                )
             return torch.stack(rows)
 
     def _compared(self, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
@@ -219,11 +223,11 @@ class UpcycleTerm(Term):
     def value(self, view: View) -> Tensor:
         """ρ(op⁻¹(S(op(U))), T(U)), and with ``zoom_out`` + ρ(S(x), LR) + ρ(S(x), T(x))."""
         student, teacher = _there(view.upcycle, self)
-        total = _mean_distance(student, teacher.detach(), self._loss)
+        total = mean_distance(student, teacher.detach(), self._loss)
         if self._zoom_out:
             student, teacher = _there(view.zoom, self)
-            total = total + _mean_distance(student, view.lq, self._loss)
-            total = total + _mean_distance(student, teacher.detach(), self._loss)
+            total = total + mean_distance(student, view.lq, self._loss)
+            total = total + mean_distance(student, teacher.detach(), self._loss)
         return total
 
 
@@ -266,15 +270,16 @@ def build_terms(options: TermsOptions, pairs: Sequence[PairShape], separate: int
     return terms
 
 
-@full_precision
-def _mean_distance(first: Tensor, second: Tensor, loss: str) -> Tensor:
-    return distances(first, second, loss).mean()  # type: ignore[arg-type]  # the options allow these names only
-
-
 def _pairs(view: View, term: Term) -> Pairs:
     """The view's pairs in at least float32, the teacher's side a constant."""
     pairs = _there(view.pairs or None, term)
     return tuple((_wide(student), _wide(teacher.detach())) for student, teacher in pairs)
+
+
+def _there(value: T | None, term: Term) -> T:
+    if value is None:
+        raise RuntimeError(f"the view of this step lacks what the term '{term.name}' needs")
+    return value
 
 
 def _wide(feature: Tensor) -> Tensor:
