@@ -43,6 +43,10 @@ def test_nothing_heavy_is_imported(statement: str) -> None:
         (["--tile_pad=1_0", "my_file"], ["--tile-pad=1_0", "my_file"]),
         (["--", "--a_b"], ["--", "--a_b"]),
         (["-opt", "a_b.yml"], ["-opt", "a_b.yml"]),
+        (
+            ["--force_yml", "a:b_c=1", "d=-1", "--debug", "x=2"],
+            ["--force-yml", "a:b_c=1", "--force-yml", "d=-1", "--debug", "x=2"],
+        ),
     ],
 )
 def test_both_spellings(given: list[str], read: list[str]) -> None:

@@ -82,7 +82,9 @@ def test_r1_of_a_linear_judge_is_the_square_of_its_weights() -> None:
 def test_total_variation_by_hand() -> None:
     picture = torch.tensor([[[[0.0, 1.0, 1.0], [0.0, 0.0, 4.0]]]])
     options = LOSSES.options_class("WeightedTVLoss")
-    (mean,) = options(type="WeightedTVLoss", loss_weight=0.5).build()(picture, torch.ones_like(picture)).values()
+    (mean,) = (
+        options(type="WeightedTVLoss", loss_weight=0.5).build()(picture, torch.ones_like(picture)).values()
+    )
     assert float(mean) == pytest.approx(0.5 * ((0 + 1 + 3) / 3 + (1 + 0 + 0 + 4) / 4))
     total = options(type="WeightedTVLoss", reduction="sum").build()(picture, picture)
     assert float(total["tv"]) == pytest.approx(4 + 5)

@@ -321,7 +321,9 @@ def with_ldl(batch: Pictures, average: nn.Module) -> tuple[dict[str, Tensor], li
     g = generator()
     nets = {"g": g, "d": discriminator(), "g_average": average}
     options = GanOptions(l1_gt_usm=True)
-    objective = options.build(nets=nets, losses=[PIXEL], device=CPU, gan=GAN, ldl=loss("L1Loss", loss_weight=3.0))
+    objective = options.build(
+        nets=nets, losses=[PIXEL], device=CPU, gan=GAN, ldl=loss("L1Loss", loss_weight=3.0)
+    )
     part = next(objective.parts(batch, 1))
     part.total.backward()
     return dict(part.terms), gradients(g)

@@ -220,8 +220,14 @@ def test_other_models_are_refused_by_name(kind: Any, message: str) -> None:
         ({"train__total_iter": ...}, "total_iter is missing"),
         ({"train__scheduler__restarts": [0, 1000]}, "this schedule restarts nowhere here"),
         ({"train__gan_opt": ...}, "gan_opt is missing"),
-        ({"train__gan_opt__type": "MultiGANLoss"}, "given 'MultiGANLoss', allowed: GANLoss, MultiScaleGANLoss"),
-        ({"train__ldl_opt": {"type": "L1Loss"}, "train__ema_decay": 0}, "train.ldl_opt compares with the averaged"),
+        (
+            {"train__gan_opt__type": "MultiGANLoss"},
+            "given 'MultiGANLoss', allowed: GANLoss, MultiScaleGANLoss",
+        ),
+        (
+            {"train__ldl_opt": {"type": "L1Loss"}, "train__ema_decay": 0},
+            "train.ldl_opt compares with the averaged",
+        ),
         ({"train__pixel_opt__type": "TVLoss"}, "given 'TVLoss', allowed: L1Loss"),
         ({"network_g": ...}, "network_g is missing"),
         ({"network_d": ...}, "network_d is missing"),
@@ -235,6 +241,44 @@ def test_other_models_are_refused_by_name(kind: Any, message: str) -> None:
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     assert message in refusal(changed(GAN, **changes))
+
+
+def test_force_yml_changes_keys_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, FILES[GAN])
+    forced = [
+        "train:ema_decay=0.9",
+        "gt_size = 128",
+        "datasets:train:gt_size=128",
+        "datasets:train:use_rot=True",
+        "resize_prob=[0.1, 0.2, 0.7]",
+        "path:pretrain_network_g=None",
+        "train.optim_g.lr=5e-5",
+    ]
+    options = load_run_options(path, ["datasets.train.gt_size=64"], forced)
+    assert (options.train.ema_decay, options.train.optim_g.lr) == (0.9, 5e-5)
+    assert options.datasets.train.use_rot is True
+    assert options.datasets.train.gt_size == 64  # what is given by our names comes last
+    assert tuple(options.degradation.resize_prob) == (0.1, 0.2, 0.7)
+    assert options.path.pretrain_network_g is None
+    assert read_option_file(path).data["gt_size"] == 256
+
+
+@pytest.mark.parametrize(
+    ("forced", "message"),
+    [
+        ("train:ema=0.9", "train has no key 'ema'; did you mean 'ema_decay'?"),
+        ("trian:ema_decay=0.9", "the top level has no key 'trian'; did you mean 'train'?"),
+        ("scale:up=2", "scale has no key 'up'"),
+        ("train:ema_decay", "write key:sub=value"),
+        ("train:ema_decay=2", "(with --force_yml train:ema_decay=2)"),
+        ("name=!!python/object/apply:os.getcwd []", "!!python"),
+        ("resize_prob=[__import__('os')", "resize_prob"),
+    ],
+)
+def test_what_force_yml_cannot_do(forced: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_run_options(write(tmp_path, FILES[GAN]), [], [forced])
+    assert message in str(caught.value)
 
 
 def test_the_further_losses_are_carried_over() -> None:

@@ -94,7 +94,13 @@ def test_all_flags_arrive(folder: Path) -> None:
     assert [path.name for path in (folder / "o").iterdir()] == ["a_small.tif"]
     assert read_image(folder / "o" / "a_small.tif").pixels.shape == (30, 45, 3)
     assert model.loaded == [
-        {"path": Path("net.pth"), "device": "cpu", "param_key": "params", "precision": "fp32"}
+        {
+            "path": Path("net.pth"),
+            "device": "cpu",
+            "param_key": "params",
+            "precision": "fp32",
+            "blend_with": None,
+        }
     ]
 
 
@@ -134,6 +140,11 @@ def test_gpu_id_zero_is_not_unset(folder: Path) -> None:
         (["-m", "net.pth", "--ext", "gif"], "gif"),
         (["-m", "net.pth", "-s", "0"], "outscale"),
         (["-m", "net.pth", "--alpha-upsampler", "magic"], "magic"),
+        (["-m", "net.pth", "--face-enhance"], "--face_enhance is not done here: it needs GFPGAN"),
+        (["-m", "net.pth", "--model-b", "net.pth"], "--model-b needs -dn"),
+        (["-m", "net.pth", "-dn", "0.5"], "for net.pth name the other network: --model-b"),
+        (["-m", "net.pth", "-dn", "0.5", "--model-b", "none.pth"], "needs none.pth, which does not exist"),
+        (["-m", "net.pth", "-dn", "1.5", "--model-b", "net.pth"], "from 0 to 1"),
     ],
 )
 def test_mistakes(folder: Path, words: list[str], message: str) -> None:
@@ -151,3 +162,33 @@ def test_a_name_is_looked_for_in_order(folder: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
         assert find_weights(None, "mine").resolve() == path
+
+
+def test_dn_finds_the_published_twin_and_takes_any_other(folder: Path) -> None:
+    weights = folder / "weights"
+    weights.mkdir()
+    for name in ("realesr-general-x4v3", "realesr-general-wdn-x4v3"):
+        (weights / f"{name}.pth").write_bytes(b"weights")
+    name = ["-i", "in", "-n", "realesr-general-x4v3", "--overwrite"]
+    mixed = run(*name, "-dn", "0.25")
+    assert "mixed: 0.25 of it and 0.75 of weights" in mixed.output
+    assert "as -dn 0.5 does here" in run(*name).output
+    assert "mixed" not in run(*name, "-dn", "1").output
+    run(*name, "-dn", "0", "--model-b", "net.pth")
+    twin = Path("weights/realesr-general-wdn-x4v3.pth")
+    assert [each["blend_with"] for each in model.loaded] == [(twin, 0.25), None, None, (Path("net.pth"), 0.0)]
+    (folder / twin).unlink()
+    with pytest.raises(UserError, match=r"realesr-general-wdn-x4v3\.pth, which does not exist"):
+        run(*name, "-dn", "0.5")
+
+
+def test_pre_pad_changes_the_far_borders_alone(folder: Path) -> None:
+    run("-i", "in", "-m", "net.pth", "-o", "plain")
+    run("-i", "in", "-m", "net.pth", "-o", "padded", "--pre-pad", "10")
+    run("-i", "in", "-m", "net.pth", "-o", "far", "--pre-pad", "50")  # more than can be mirrored
+    plain, padded, far = (
+        read_image(folder / place / "a_out.png").pixels for place in ("plain", "padded", "far")
+    )
+    assert plain.shape == padded.shape == far.shape
+    assert np.array_equal(plain[:-8, :-8], padded[:-8, :-8])
+    assert not np.array_equal(plain, padded)

@@ -148,8 +148,13 @@ def test_the_resume_test_has_teeth(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"train": {"accumulate": 2}}, {"checkpoint_format": "safetensors"}, {"objective": {"net_d_iters": 3}}],
-    ids=["accumulate", "safetensors", "net_d_iters"],
+    [
+        {"train": {"accumulate": 2}},
+        {"checkpoint_format": "safetensors"},
+        {"objective": {"net_d_iters": 3}},
+        {"train": {"ldl_opt": {"type": "L1Loss"}}, "objective": {"r1_reg_weight": 1, "net_d_reg_every": 3}},
+    ],
+    ids=["accumulate", "safetensors", "net_d_iters", "ldl_and_r1"],
 )
 def test_resume_is_exact_with_other_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
     runs = []
@@ -230,7 +235,8 @@ def test_two_ranks_equal_one_and_keep_equal_vectors(tmp_path: Path) -> None:
         "Trainer.step = step\n"
     )
     path = tmp_path / "run.yml"
-    options = {**plain(tmp_path / "two"), "plugins": ["ranks_report"]}
+    terms = {"objective": {"r1_reg_weight": 0.1, "net_d_reg_every": 2}, "ldl_opt": {"type": "L1Loss"}}
+    options = {**plain(tmp_path / "two", **terms), "plugins": ["ranks_report"]}
     options["datasets"]["train"]["batch_size_per_gpu"] = 2
     options["datasets"].pop("val")
     path.write_text(json.dumps(options))
@@ -238,7 +244,7 @@ def test_two_ranks_equal_one_and_keep_equal_vectors(tmp_path: Path) -> None:
     assert codes == [0, 0], output
     for step in range(1, 9):
         assert_same(*(torch.load(tmp_path / f"d_{step}_{rank}.pth", weights_only=True) for rank in (0, 1)))
-    one_options = plain(tmp_path / "one")
+    one_options = plain(tmp_path / "one", **terms)
     one_options["datasets"].pop("val")
     one = train(one_options, quiet=True).folder
     two = tmp_path / "two" / "small"

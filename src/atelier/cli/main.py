@@ -52,15 +52,22 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 def with_dashes(arguments: Sequence[str]) -> list[str]:
     """Accept ``--auto_resume`` for ``--auto-resume``: users of this field type either.
 
-    Only names of long flags are touched, never their values, nor anything after ``--``.
+    Only names of long flags are touched, never their values, nor anything after ``--``. ``--force_yml`` takes every
+    word up to the next flag, as in BasicSR.
     """
     changed: list[str] = []
+    forcing = 0  # words that --force-yml has taken, + 1; 0: it is not taking any
     for index, word in enumerate(arguments):
         if word == "--":
             return [*changed, *arguments[index:]]
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             word = name.replace("_", "-") + equals + value
+        if word.startswith("-"):
+            forcing = int(word == "--force-yml")
+        elif forcing:
+            changed += ["--force-yml"] if forcing > 1 else []
+            forcing += 1
         changed.append(word)
     return changed
 

@@ -15,6 +15,9 @@ _Path = Optional[Path]  # noqa: UP045
 _Int = Optional[int]  # noqa: UP045
 _Float = Optional[float]  # noqa: UP045
 
+#: The published pair of which -dn chooses a mixture: one denoises, the other keeps noise.
+_DENOISING, _DENOISING_TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
+
 
 def restore(
     input: Annotated[
@@ -28,6 +31,17 @@ def restore(
         typer.Option(
             "-n", "--model-name", help="Looked for in weights/NAME.pth, then experiments/NAME/models/."
         ),
+    ] = None,
+    denoise_strength: Annotated[
+        _Float,
+        typer.Option(
+            "-dn",
+            "--denoise-strength",
+            help="Share of the network, 0 to 1; the rest is its twin, --model-b or NAME with -wdn in it.",
+        ),
+    ] = None,
+    model_b: Annotated[
+        _Path, typer.Option("--model-b", help="The other network of -dn: the same one with other weights.")
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of the results; for one picture also a file name.")
@@ -49,6 +63,10 @@ def restore(
             help="Context on each side of a tile; default: exact or 32 pixels.",
         ),
     ] = None,
+    pre_pad: Annotated[
+        int,
+        typer.Option("--pre-pad", min=0, help="Mirrored pixels on the right and below, cut off afterwards."),
+    ] = 0,
     suffix: Annotated[str, typer.Option("--suffix", help="NAME_SUFFIX.ext; empty for none.")] = "out",
     ext: Annotated[str, typer.Option("--ext", help="auto (as the input), png, jpg, webp or tif.")] = "auto",
     alpha_upsampler: Annotated[
@@ -65,6 +83,9 @@ def restore(
     gpu_id: Annotated[
         _Int, typer.Option("-g", "--gpu-id", min=0, help="The same as --device cuda:N.")
     ] = None,
+    face_enhance: Annotated[
+        bool, typer.Option("--face-enhance", help="Refused: no face network is part of this program.")
+    ] = False,
     plugin: Annotated[
         list[str] | None, typer.Option("--plugin", help="Module that registers the model's network.")
     ] = None,
@@ -76,11 +97,17 @@ def restore(
     ] = False,
 ) -> None:
     """Restore a picture or a folder. Exit code 1 when single pictures failed, 2 when nothing could be done."""
+    if face_enhance:
+        raise UserError(
+            "--face_enhance is not done here: it needs GFPGAN's networks, which are not part of this program; leave it "
+            "out, and restore faces with that program"
+        )
     if fp32 and precision not in (None, "fp32"):
         raise UserError(f"--fp32 contradicts --precision {precision}")
     if gpu_id is not None and device not in ("auto", f"cuda:{gpu_id}"):
         raise UserError(f"-g {gpu_id} contradicts --device {device}")
     weights = find_weights(model, model_name)
+    twin = find_twin(weights, model_b, denoise_strength)
     if plugin:
         from atelier.options.read import import_modules
 
@@ -97,10 +124,17 @@ def restore(
         device=device if gpu_id is None else f"cuda:{gpu_id}",
         param_key=param_key,
         precision="fp32" if fp32 else precision or "auto",
+        blend_with=twin,
     )
     upsampler = "network" if alpha_upsampler == "realesrgan" else alpha_upsampler
     restorer.check(outscale=outscale, alpha_upsampler=upsampler)
     typer.echo(f"{weights}: {restorer.architecture} x{restorer.scale} on {restorer.device}")
+    if twin is not None:
+        typer.echo(f"mixed: {twin[1]:g} of it and {1 - twin[1]:g} of {twin[0]}")
+    elif weights.stem == _DENOISING:
+        typer.echo(
+            "note: the network as it is; inference_realesrgan.py mixes it with its twin, as -dn 0.5 does here"
+        )
     report = restore_folder(
         lambda pixels, on_tile: restorer.restore(
             pixels,
@@ -108,6 +142,7 @@ def restore(
             overlap=overlap,
             outscale=outscale,
             alpha_upsampler=upsampler,
+            pre_pad=pre_pad,
             on_tile=on_tile,
         ),
         jobs,
@@ -116,6 +151,34 @@ def restore(
     typer.echo(str(report), err=bool(report.failed))
     if report.failed:
         raise typer.Exit(1 if report.done or report.skipped else 2)
+
+
+def find_twin(
+    weights: Path, model_b: Path | None, denoise_strength: float | None
+) -> tuple[Path, float] | None:
+    """The file that ``-dn`` mixes ``weights`` with and their share; None where nothing is mixed (-dn 1, or neither).
+
+    Left out, ``--model-b`` is the published twin: ``realesr-general-wdn-x4v3`` beside ``realesr-general-x4v3``.
+    """
+    if denoise_strength is None:
+        if model_b is not None:
+            raise UserError("--model-b needs -dn, the share of the first network from 0 to 1")
+        return None
+    if not 0 <= denoise_strength <= 1:
+        raise UserError(f"-dn {denoise_strength:g}: the share of the first network is from 0 to 1")
+    if denoise_strength == 1:
+        return None
+    if model_b is None:
+        if weights.stem != _DENOISING:
+            raise UserError(
+                f"-dn mixes {_DENOISING} with its twin; for {weights.name} name the other network: --model-b FILE"
+            )
+        model_b = weights.with_name(f"{_DENOISING_TWIN}{weights.suffix}")
+    if not model_b.is_file():
+        raise UserError(
+            f"-dn {denoise_strength:g} needs {model_b}, which does not exist; --model-b names another"
+        )
+    return model_b, denoise_strength
 
 
 def find_weights(path: Path | None, name: str | None) -> Path:

@@ -42,14 +42,32 @@ def train(
         bool,
         typer.Option("--kair-names", help="Also write checkpoints as N_G.pth, N_E.pth and N_optimizerG.pth."),
     ] = False,
-    launcher: Annotated[str, typer.Option("--launcher", help="none, or pytorch under torchrun.")] = "none",
+    launcher: Annotated[
+        str, typer.Option("--launcher", help="none, pytorch under torchrun, or slurm under srun.")
+    ] = "none",
+    force_yml: Annotated[
+        Optional[list[str]],  # noqa: UP045  typer reads the annotation at run time
+        typer.Option(
+            "--force-yml",
+            metavar="KEY:SUB=VALUE...",
+            help="BasicSR's overrides: keys of the file as they stand in it, for example train:total_iter=2000.",
+            show_default=False,
+        ),
+    ] = None,
     local_rank: Annotated[Optional[int], typer.Option("--local-rank", hidden=True)] = None,  # noqa: UP045
 ) -> None:
     """Train a network: models, logs, pictures and a report under experiments/NAME."""
     from atelier.errors import UserError
 
-    if launcher not in {"none", "pytorch"}:
-        raise UserError(f"--launcher {launcher}: allowed are none and pytorch")
+    if launcher not in {"none", "pytorch", "slurm"}:
+        raise UserError(f"--launcher {launcher}: allowed are none, pytorch and slurm")
+    if launcher == "slurm":
+        import os
+
+        from atelier.train.slurm import slurm_environment
+
+        # Before the file is read: KAIR's batch is shared out over the processes.
+        os.environ.update(slurm_environment(os.environ))
     from atelier.options.read import load_run_options
 
     if opt is None:
@@ -57,7 +75,9 @@ def train(
             raise UserError(f"name an option file with -opt FILE ({DEFAULT_FILE} does not exist here)")
         opt = DEFAULT_FILE
     # Mistakes in the file are told before torch is loaded.
-    options = load_run_options(opt, [*(overrides or []), *(["path.layout=kair"] if kair_names else [])])
+    options = load_run_options(
+        opt, [*(overrides or []), *(["path.layout=kair"] if kair_names else [])], force_yml or []
+    )
     if debug:
         from atelier.train.debug import debug_run
 

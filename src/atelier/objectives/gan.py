@@ -206,8 +206,8 @@ def _artefacts(average: nn.Module, loss: Loss, lq: Tensor, out: Tensor, gt: Tens
     with torch.no_grad():
         steadier = average(lq)
     weight = artefact_map(out, steadier, gt)
-    first, *others = loss(weight * out, weight * gt).values()
-    return sum(others, first)
+    total: Tensor = torch.stack(list(loss(weight * out, weight * gt).values())).sum()
+    return total
 
 
 def _slope(net: nn.Module, real: Tensor) -> Tensor:

@@ -176,7 +176,12 @@ KEYS: tuple[Key, ...] = (
         "objective.r1_reg_weight",
         "StyleGAN2Model's key; R1 for the discriminator of any GAN here; left out: 0, off",
     ),
-    Key("train", "net_d_reg_every", "objective.net_d_reg_every", "the steps between two R1 terms; left out: 16"),
+    Key(
+        "train",
+        "net_d_reg_every",
+        "objective.net_d_reg_every",
+        "the steps between two R1 terms; left out: 16",
+    ),
     Key("val", "val_freq", "val.val_freq"),
     Key("val", "save_img", "val.save_img", "at most `val.max_images` of a set"),
     Key("val", "metrics", "val.metrics", "`calculate_psnr`, `calculate_ssim`; `calculate_niqe` is refused"),
@@ -187,7 +192,12 @@ KEYS: tuple[Key, ...] = (
     Key("logger", "use_tb_logger", "logger.use_tb_logger"),
     Key("logger", "wandb", "logger.wandb", "`project: ~`: off"),
     Key("dist_params", "backend", "dist_params.backend"),
-    Key("dist_params", "port", "", "torchrun chooses the port; `torchrun --master-port` sets it"),
+    Key(
+        "dist_params",
+        "port",
+        "",
+        "torchrun chooses the port; `torchrun --master-port` sets it, under Slurm `MASTER_PORT`",
+    ),
 )
 
 TABLE = KeyTable(

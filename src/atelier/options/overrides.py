@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from atelier.errors import UserError
+from atelier.errors import UserError, did_you_mean
 from atelier.options.places import KeyPath, dotted
 from atelier.options.scalars import BadScalar, plain_scalar
 from atelier.options.source import OptionFile
@@ -83,6 +83,37 @@ def apply_overrides(source: OptionFile | dict[str, Any], overrides: Sequence[str
         keys, value = parse_override(argument)
         tree.set(_locate(tree, keys, argument), value, argument)
     return tree
+
+
+def force(source: OptionFile | dict[str, Any], assignments: Sequence[str]) -> OptionFile | dict[str, Any]:
+    """A copy of the file as if ``train:total_iter=2000`` stood in it (BasicSR's ``--force_yml``); nothing is executed.
+
+    Keys are those of the file, whoever's it is, and must be there: ``:`` (or ``.``) leads into a section. Values are
+    read as on any command line, and ``none`` is null.
+
+    Raises:
+        UserError: naming the assignment that cannot be used.
+    """
+    data = copy.deepcopy(source.data if isinstance(source, OptionFile) else source)
+    for argument in assignments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise UserError(f"--force_yml {argument}: write key:sub=value, for example train:total_iter=2000")
+        keys = [part.strip() for part in re.split("[:.]", key)]
+        holder: Any = data
+        for depth, name in enumerate(keys):
+            if not isinstance(holder, dict) or name not in holder:
+                where = ":".join(keys[:depth]) or "the top level"
+                like = did_you_mean(name, holder) if isinstance(holder, dict) else ""
+                raise UserError(
+                    f"--force_yml {argument}: {where} has no key '{name}'{like}; it changes keys that the file has; "
+                    "others are given by our names, for example train.total_iter=2000"
+                )
+            if depth < len(keys) - 1:
+                holder = holder[name]
+        text = text.strip()
+        holder[keys[-1]] = None if text.lower() == "none" else _parse_value(text, argument)
+    return replace(source, data=data) if isinstance(source, OptionFile) else data
 
 
 def parse_override(argument: str) -> tuple[list[str], Any]:

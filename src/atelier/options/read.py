@@ -14,7 +14,7 @@ from atelier.errors import UserError
 from atelier.options import basicsr, kair
 from atelier.options.foreign import ForeignTree
 from atelier.options.messages import validate_tree
-from atelier.options.overrides import OptionTree, apply_overrides
+from atelier.options.overrides import OptionTree, apply_overrides, force
 from atelier.options.schema import MODELS_WITH_COMPONENTS, RunOptions
 from atelier.options.source import OptionFile, read_option_file
 
@@ -27,7 +27,9 @@ _PROGRAMS: dict[str, tuple[_Recognises, _Converts]] = {
 
 
 def load_run_options(
-    source: str | Path | dict[str, Any] | RunOptions, overrides: Sequence[str] = ()
+    source: str | Path | dict[str, Any] | RunOptions,
+    overrides: Sequence[str] = (),
+    forced: Sequence[str] = (),
 ) -> RunOptions:
     """Read, override and check the options of a run.
 
@@ -35,6 +37,7 @@ def load_run_options(
         source: an option file (YAML, JSON with comments, KAIR's JSON, BasicSR's YAML), its content as a dict, or
             checked options.
         overrides: ``key=value`` arguments, for example ``train.total_iter=2000``.
+        forced: ``key:sub=value`` arguments that change the file itself before it is understood (``--force_yml``).
 
     Returns:
         The checked options, with the components of ``plugins`` known. What there is to say about another
@@ -48,6 +51,17 @@ def load_run_options(
             return source
         source = source.model_dump(mode="json")
     written: OptionFile | dict[str, Any] = source if isinstance(source, dict) else read_option_file(source)
+    if not forced:
+        return _checked(written, overrides)
+    written = force(written, forced)
+    try:
+        return _checked(written, overrides)
+    except UserError as error:
+        # Lines are those of the file, where another value stands.
+        raise UserError(f"{error}\n(with --force_yml {' '.join(forced)})") from None
+
+
+def _checked(written: OptionFile | dict[str, Any], overrides: Sequence[str]) -> RunOptions:
     notes: list[str] = []
     tree: OptionTree
     program = program_of(written.data if isinstance(written, OptionFile) else written)

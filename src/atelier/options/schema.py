@@ -295,6 +295,24 @@ class RunOptions(Options):
 
     @model_validator(mode="before")
     @classmethod
+    def _distill_section(cls, data: Any) -> Any:
+        """``distill:`` at the top, where files have it, is what ``objective: {type: distill, ...}`` says."""
+        if not isinstance(data, dict) or "distill" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "distill"}
+        section, objective = data["distill"], data.get("objective", "distill")
+        if section is None:
+            return rest
+        kind = objective.get("type") if isinstance(objective, dict) else objective
+        if kind != "distill":
+            raise ValueError(f"distill: is read by objective distill alone; the objective here is {kind}")
+        if not isinstance(section, dict):
+            raise ValueError(f"distill: expects keys such as recipe and teacher, given: {section!r}")
+        own = objective if isinstance(objective, dict) else {}
+        return {**rest, "objective": {"type": "distill", **own, **section}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _network_scale(cls, data: Any) -> Any:
         """Give the network the run's scale where its own key is left out."""
         if not isinstance(data, dict) or not isinstance(data.get("network_g"), dict | str):
@@ -386,7 +404,7 @@ class RunOptions(Options):
             )
         if self.train.ldl_opt is not None and not self.train.ema_decay:
             raise ValueError(
-                "train.ldl_opt compares with the averaged network, but train.ema_decay is 0; set it, for example to 0.999"
+                "train.ldl_opt compares with the averaged network, but train.ema_decay is 0; set it, for example 0.999"
             )
         if network.in_channels != self.network_g.out_channels:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from atelier.errors import RunStopped, UserError
 from atelier.images import from_tensor, imresize, rgb_to_ycbcr, to_tensor, ycbcr_to_rgb
@@ -122,6 +123,7 @@ class RestorationModel:
         overlap: int | None = None,
         outscale: float | None = None,
         alpha_upsampler: str = "network",
+        pre_pad: int = 0,
         on_tile: OnTile | None = None,
     ) -> NDArray[Any]:
         """Restore one picture.
@@ -139,6 +141,8 @@ class RestorationModel:
             outscale: final size relative to the input, ``int(W * outscale)`` by ``int(H * outscale)``, at least 1;
                 the restored picture is resized (antialiased bicubic). None: the network's scale.
             alpha_upsampler: "network" or "bicubic".
+            pre_pad: mirrored pixels added on the right and at the bottom before the network and cut off after it, in
+                pixels of the picture; repeated edges where the picture is too small to mirror so much.
             on_tile: called as ``on_tile(done, total)``.
 
         Returns:
@@ -155,7 +159,8 @@ class RestorationModel:
         precision = self._precision(image.dtype)
 
         def network(part: Tensor) -> Tensor:
-            return self._network(part, precision, tile, overlap, on_tile)
+            whole = self._network(_padded(part, pre_pad), precision, tile, overlap, on_tile)
+            return whole[..., : part.shape[-2] * self.scale, : part.shape[-1] * self.scale]
 
         restored = self._colour(lq[:, :colours], network)
         if lq.shape[1] > colours:
@@ -243,6 +248,14 @@ class RestorationModel:
         return self._forced_tile
 
 
+def _padded(lq: Tensor, pixels: int) -> Tensor:
+    """``lq`` [N, C, H, W] continued to the right and below."""
+    if not pixels:
+        return lq
+    mode = "reflect" if pixels < min(lq.shape[-2:]) else "replicate"
+    return functional.pad(lq, (0, pixels, 0, pixels), mode=mode)
+
+
 def _check_image(image: NDArray[Any]) -> None:
     if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or image.size == 0:
         raise UserError(f"a picture is H×W×C with C of 1, 2, 3 or 4 and not empty, not {image.shape}")
@@ -297,6 +310,7 @@ def load_model(
     device: torch.device | str | None = None,
     param_key: str | None = None,
     precision: str = "fp32",
+    blend_with: tuple[Path | str, float] | None = None,
     report: Literal[False] = False,
 ) -> RestorationModel: ...
 
@@ -308,6 +322,7 @@ def load_model(
     device: torch.device | str | None = None,
     param_key: str | None = None,
     precision: str = "fp32",
+    blend_with: tuple[Path | str, float] | None = None,
     report: Literal[True],
 ) -> tuple[RestorationModel, LoadReport]: ...
 
@@ -318,6 +333,7 @@ def load_model(
     device: torch.device | str | None = None,
     param_key: str | None = None,
     precision: str = "fp32",
+    blend_with: tuple[Path | str, float] | None = None,
     report: bool = False,
 ) -> RestorationModel | tuple[RestorationModel, LoadReport]:
     """Load a weight file of any known architecture; hyper-parameters are found from keys and shapes.
@@ -327,6 +343,8 @@ def load_model(
         device: see :class:`RestorationModel`; None takes a GPU where there is one.
         param_key: which entry of the file to read; None: ``params_ema``, ``params``, ``state_dict``, bare.
         precision: see :class:`RestorationModel`.
+        blend_with: another file of the same network, and the share of the first one in the mixture, see
+            :func:`atelier.restore.blend.blend`; None: the network as it is.
         report: also return what was loaded, mismatched, missing and unexpected.
 
     Raises:
@@ -336,5 +354,10 @@ def load_model(
 
     chosen = find_device("auto" if device is None else device)
     loaded = load_network(Path(path), param_key=param_key)
+    if blend_with is not None:
+        from atelier.restore.blend import blend
+
+        other, share = blend_with
+        blend(loaded, load_network(Path(other), param_key=param_key), share)
     model = RestorationModel(loaded.net, loaded.facts, device=chosen, precision=precision)
     return (model, loaded.report) if report else model

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from atelier.errors import RunStopped, UserError
 from atelier.options.schema import RunOptions
+from atelier.train.slurm import slurm_environment
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def choose_device(num_gpu: int | str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def ranks_of(options: RunOptions, launcher: str) -> Iterator[Ranks]:
-    """Join the other processes (``--launcher pytorch`` under torchrun) or stand alone (``none``)."""
+    """Join the other processes (``pytorch`` under torchrun, ``slurm`` under srun) or stand alone (``none``)."""
     if launcher == "none":
         if isinstance(options.num_gpu, int) and options.num_gpu > 1:
             raise UserError(
@@ -97,6 +98,8 @@ def ranks_of(options: RunOptions, launcher: str) -> Iterator[Ranks]:
             )
         yield Ranks(0, 1, choose_device(options.num_gpu))
         return
+    if launcher == "slurm":
+        os.environ.update(slurm_environment(os.environ))
     missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]
     if missing:
         raise UserError(

@@ -85,7 +85,7 @@ def train(
         overrides: ``key=value`` strings that win over the file.
         auto_resume: continue from the newest complete checkpoint of this name, if there is one.
         accept_changes: continue even though options that decide the past have changed.
-        launcher: ``none``, or ``pytorch`` under torchrun.
+        launcher: ``none``, ``pytorch`` under torchrun, or ``slurm`` under srun.
         quiet: show no progress bar.
 
     Returns:

@@ -84,8 +84,7 @@ class Trainer:
             nets=self._wrapped | ({"g_average": self.ema.net} if self.ema is not None else {}),
             losses=train.all_losses,
             device=ranks.device,
-            **({"gan": train.gan_opt} if train.gan_opt is not None else {}),
-            **({"ldl": train.ldl_opt} if train.ldl_opt is not None else {}),
+            **self._adversarial(),
         )
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, Callable[[int], float]] = {}
@@ -114,6 +113,11 @@ class Trainer:
             min_loaded=path.min_loaded,
             calibration=calibration,
         )
+
+    def _adversarial(self) -> dict[str, Any]:
+        """What an objective is handed only where the run has it, so that others need not know of it."""
+        given = {"gan": self.options.train.gan_opt, "ldl": self.options.train.ldl_opt}
+        return {name: loss for name, loss in given.items() if loss is not None}
 
     def _network_options(self) -> dict[str, Any]:
         found = {}
