@@ -75,11 +75,8 @@ class WeightSchedule:
 
     def due(self, step: int) -> bool:
         """Whether a balanced term is measured at ``step``: at its first one, and at every multiple of ``every``."""
-        return (
-            self.kind != "value"
-            and self.active(step)
-            and (step % self.every == 0 or not self.active(step - 1))
-        )
+        first = step == max(1, self.start)
+        return self.kind != "value" and self.active(step) and (first or step % self.every == 0)
 
 
 class Balance:
