@@ -107,13 +107,20 @@ class FeatureTerm(Term):
 
     ``projectors.state_dict()`` is what ``net_p_N.pth`` holds. In training mode every call shows the teacher's features
     to the normalisers, which matters during the first batches of ``calibrated`` alone.
+
+    Attributes:
+        projectors: one for each pair.
+        normalisers: one for each pair.
+        statistics: of the last call, for each pair: std of the student's tap, std of the teacher's tap, and the
+            relative error ‖difference‖ / ‖the side without the projector‖; pairs×3 on the device, None before.
     """
 
     needs_taps = True
+    statistics: Tensor | None
 
     def __init__(self, options: FeatureOptions, pairs: Sequence[PairShape]) -> None:
         super().__init__()
-        self.name = "feature"
+        self.name, self.statistics = "feature", None
         self._loss, self._sum, self._side = options.loss, options.pairs == "sum", options.projector.side
         self.projectors = build_projectors(
             pairs, options.projector.type, side=self._side, bias=options.projector.bias
@@ -128,24 +135,18 @@ class FeatureTerm(Term):
         if self.training:
             for (_, teacher), normaliser in zip(pairs, self.normalisers, strict=True):
                 cast(Normaliser, normaliser).observe(teacher)
-        values = torch.stack([feature_loss(*each, self._loss) for each in self._compared(pairs)])
+        compared = self._compared(pairs)
+        self.statistics = self._measured(pairs, compared)
+        values = torch.stack([feature_loss(*each, self._loss) for each in compared])
         return values.sum() if self._sum else values.mean()
 
     @torch.no_grad()
-    def statistics(self, view: View) -> Tensor:
-        """Per pair: std of the student's tap, std of the teacher's tap, relative error; pairs×3, on the device.
-
-        The relative error is ‖difference‖ / ‖the side without the projector‖. It leaves the calibration alone.
-        """
-        with torch.autocast(view.student.device.type, enabled=False):
-            pairs = _pairs(view, self)
-            rows = []
-            for (student, teacher), (first, second) in zip(pairs, self._compared(pairs), strict=True):
-                fixed = second if self._side == "student" else first
-                rows.append(
-                    torch.stack([student.std(), teacher.std(), (first - second).norm() / fixed.norm()])
-                )
-            return torch.stack(rows)
+    def _measured(self, pairs: Pairs, compared: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        rows = []
+        for (student, teacher), (first, second) in zip(pairs, compared, strict=True):
+            fixed = second if self._side == "student" else first
+            rows.append(torch.stack([student.std(), teacher.std(), (first - second).norm() / fixed.norm()]))
+        return torch.stack(rows)
 
     def _compared(self, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
         """What stands on both sides of ρ, equal shapes."""
