@@ -79,7 +79,7 @@ class Layout:
         if self.channel_axis != 1:
             output = output.movedim(self.channel_axis, 1)
         if self.axes == 3:
-            output = output.unflatten(2, grid)
+            output = output.view(*output.shape[:2], *grid)
         height, width = self.inside(size)
         return output if grid == (height, width) else output[:, :, :height, :width]
 

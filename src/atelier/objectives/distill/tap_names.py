@@ -100,7 +100,7 @@ def _patterns(names: Iterable[str]) -> list[str]:
     together: Counter[str] = Counter()
     single: dict[str, str] = {}
     for name in names:
-        pattern = re.sub(r"(?<=#)\d+|\b\d+(?=\.|$|#)", "*", name)
+        pattern = re.sub(r"\d+", "*", name)
         together[pattern] += 1
         single[pattern] = name
     return [single[pattern] if count == 1 else f"{pattern} ({count})" for pattern, count in together.items()]
