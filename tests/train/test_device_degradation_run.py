@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from atelier.degrade.device_steps import _OPERATORS
+from atelier.degrade.realesrgan_options import RealESRGANOptions
 from atelier.errors import UserError
 from atelier.options.read import load_run_options
 from atelier.options.schema import RunOptions
+from atelier.randomness import Streams
+from atelier.train.resume import compare_past
 from atelier.train.run import train
 from support import small_run
 from train.test_gan_run import assert_same_gan_run, plain
@@ -58,6 +63,33 @@ def test_a_changed_place_changes_the_past(tmp_path: Path) -> None:
     options["degradation"] = {**DEVICE, "run_on": "workers"}
     with pytest.raises(UserError, match=r"degradation\.run_on.*would alter what the saved steps saw"):
         train(options, quiet=True, auto_resume=True)
+
+
+@pytest.mark.parametrize("place", ["workers", "device"])
+def test_a_checkpoint_from_before_the_option_ran_on_workers(place: str) -> None:
+    told: list[str] = []
+    old, new = ({"degradation": {"type": "realesrgan", **more}} for more in ({}, {"run_on": place}))
+    if place == "workers":
+        assert compare_past(old, new, accept=False, report=told.append) == [] == told
+    else:
+        with pytest.raises(UserError, match=r"degradation\.run_on: not set -> 'device'"):
+            compare_past(old, new, accept=False, report=told.append)
+
+
+def test_nothing_waits_for_the_device(no_host_sync: Any) -> None:
+    gt = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
+    picture = torch.from_numpy(gt).permute(2, 0, 1)[None]
+    seen: set[str] = set()
+    for jpeg in ("libjpeg", "reference"):
+        operator = RealESRGANOptions(run_on="device", jpeg=jpeg, target_usm=True).build(2)
+        for k in range(8):
+            parameters = operator.draw(Streams(0, 1, k), gt.shape)
+            own = operator.device_numbers(parameters, gt.shape, Streams(0, 1, k))
+            numbers = [torch.from_numpy(each) for each in own]
+            with no_host_sync():
+                operator.apply_on_device(picture, parameters, numbers, 255)
+            seen |= {step["op"] for step in parameters["steps"]}
+    assert seen == set(_OPERATORS)
 
 
 def test_messages_name_the_key(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
-from atelier.options.write import OptionChange, diff_options
+from atelier.options.write import UNSET, OptionChange, diff_options
 from atelier.train.basicsr_checkpoint import (
     BasicSRCheckpoint,
     basicsr_checkpoint_at,
@@ -39,6 +39,9 @@ HARMLESS = (
     "datasets.train.name",
     "datasets.train.batch_size_per_gpu",  # counted through global_batch
 )
+
+#: Options that older checkpoints do not know, with what they did; a run that still does so continues them exactly.
+ADDED = {"degradation.run_on": "workers"}
 
 
 def choose_checkpoint(
@@ -129,7 +132,12 @@ def compare_past(
     Raises:
         UserError: an option that changes the past differs and ``accept`` is false.
     """
-    changes = [change for change in diff_options(dict(old), dict(new)) if not _below(change, HARMLESS)]
+    changes = [
+        change
+        for change in diff_options(dict(old), dict(new))
+        if not _below(change, HARMLESS)
+        and not (change.old is UNSET and ADDED.get(_key(change)) == change.new)
+    ]
     if not changes:
         return []
     listed = _in_words(changes)
