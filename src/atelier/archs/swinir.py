@@ -131,7 +131,12 @@ class SwinIR(nn.Module):
         y = self._body(x.contiguous(memory_format=torch.channels_last))
         y = HEADS[self.options.upsampler](self, y, x)
         y = y / self.img_range + self.mean
-        return y[..., : height * self.upscale, : width * self.upscale].contiguous()
+        height, width = height * self.upscale, width * self.upscale
+        if is_open(x):
+            # A slice would make the exporter ask whether anything is cut off.
+            y = y.index_select(2, torch.arange(height, device=y.device))
+            return y.index_select(3, torch.arange(width, device=y.device))
+        return y[..., :height, :width].contiguous()
 
     def _body(self, x: Tensor) -> Tensor:
         """Normalised, padded input to the features the head works on, [B, C, H, W]."""
@@ -162,16 +167,23 @@ def pad_to_window(x: Tensor, window: int) -> Tensor:
     Where the missing part is as long as the side or longer, the reflection goes back and forth; a side of one pixel
     is repeated.
     """
-    down, across = -x.shape[2] % window, -x.shape[3] % window
-    if down == 0 and across == 0:
-        return x
-    if down < x.shape[2] and across < x.shape[3]:
-        return F.pad(x, (0, across, 0, down), "reflect")
-    for axis, missing in ((2, down), (3, across)):
+    height, width = ((side + window - 1) // window * window for side in x.shape[2:])
+    down, across = height - x.shape[2], width - x.shape[3]
+    if not is_open(x):
+        if down == 0 and across == 0:
+            return x
+        if down < x.shape[2] and across < x.shape[3]:
+            return F.pad(x, (0, across, 0, down), "reflect")
+    for axis, side in ((2, height), (3, width)):
         last = x.shape[axis] - 1
-        place = torch.arange(x.shape[axis] + missing, device=x.device) % max(1, 2 * last)
+        place = torch.arange(side, device=x.device).remainder(torch.sym_max(1, 2 * last))
         x = x.index_select(axis, last - (place - last).abs())
     return x
+
+
+def is_open(x: Tensor) -> bool:
+    """Whether an exporter traces ``x`` [B, C, H, W] with H or W left open: only what holds for any size will do."""
+    return any(isinstance(side, torch.SymInt) for side in x.shape[2:])
 
 
 def _initialise(module: nn.Module) -> None:

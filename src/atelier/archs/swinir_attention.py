@@ -20,14 +20,14 @@ from atelier.archs.swinir_windows import Groups, relative_position_index, shift_
 
 
 def fused_attention(
-    qkv: Tensor, biases: Tensor, groups: Groups, scale: float, dropout: float = 0.0
+    qkv: Tensor, biases: Tensor, groups: Groups | Tensor, scale: float, dropout: float = 0.0
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v for every window and head, one fused call for each kind of mask.
 
     Args:
         qkv: [n, N, 3, h, d].
         biases: [G, h, N, N], position bias plus mask for each kind of window.
-        groups: which windows use which bias.
+        groups: which windows use which bias; [n] int64 for each window on its own, in one call.
         scale: factor of the logits.
         dropout: probability of dropping an attention weight.
 
@@ -35,6 +35,13 @@ def fused_attention(
         [n, N, C], heads side by side.
     """
     biases = biases.to(qkv.dtype)
+    if isinstance(groups, Tensor):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = (
+            biases.index_select(0, groups) if len(biases) > 1 else biases.expand(groups.shape[0], -1, -1, -1)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+        return out.transpose(1, 2).flatten(2)
     results = []
     start = 0
     for count, kind in groups:
@@ -109,14 +116,15 @@ class WindowAttention(nn.Module):
             return bias.contiguous()
         return bias.contiguous() + shift_masks(self.window_size, table.device, table.dtype).unsqueeze(1)
 
-    def forward(self, rows: Tensor, biases: Tensor, groups: Groups) -> Tensor:
+    def forward(self, rows: Tensor, biases: Tensor, groups: Groups | Tensor) -> Tensor:
         """``rows`` [n*N, C], window by window, to the same shape; ``biases`` from :meth:`prepare`."""
         dropout = self.attn_drop if self.training else 0.0
-        if prefers_products(rows) and not dropout:
+        if prefers_products(rows) and not dropout and isinstance(groups, tuple):
             mixed = self._mixed(rows, biases, groups)
         else:
+            windows = -1 if isinstance(groups, tuple) else groups.shape[0]
             qkv = self.qkv(rows).view(
-                -1, self.window_size**2, 3, self.num_heads, rows.shape[-1] // self.num_heads
+                windows, self.window_size**2, 3, self.num_heads, rows.shape[-1] // self.num_heads
             )
             mixed = fused_attention(qkv, biases, groups, self.scale, dropout).flatten(0, 1)
         return self.proj_drop(self.proj(mixed))  # type: ignore[no-any-return]

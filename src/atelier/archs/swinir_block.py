@@ -17,7 +17,7 @@ from atelier.archs.swinir_windows import Groups, Layout, Order, in_parts, rearra
 # much less, and the threads wait for each other more than they work.
 _PIECE_NUMBERS = 4096 * 180
 
-Parts = Groups | tuple[Maps, ...]
+Parts = Groups | Tensor | tuple[Maps, ...]
 
 
 class Mlp(nn.Module):
@@ -97,6 +97,8 @@ class SwinBlock(nn.Module):
         """What the rows of :attr:`order` consist of: windows by kind of mask, or ELSA's maps."""
         if isinstance(self.attn, ElsaAttention):
             return maps_of(layout, self.attn.options, self.shifted)
+        if layout.open:
+            return layout.kinds()
         return layout.groups(self.shifted)
 
     def forward(self, rows: Tensor, parts: Parts, batch: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from atelier.archs.swinir_elsa_options import ElsaOptions, query_width
 from atelier.archs.swinir_elsa_taps import mix_taps
 from atelier.archs.swinir_windows import BOTTOM, CORNER, RIGHT, Layout
+from atelier.errors import UserError
 
 
 class Maps(NamedTuple):
@@ -37,10 +38,19 @@ Ghost = tuple[Tensor, Tensor]
 
 
 def maps_of(layout: Layout, elsa: ElsaOptions, shifted: bool) -> tuple[Maps, ...]:
-    """The maps that the rows of a block consist of, in their order."""
+    """The maps that the rows of a block consist of, in their order.
+
+    Raises:
+        UserError: an exporter leaves the size open, and ELSA works inside windows.
+    """
     if elsa.scope == "image":
         height, width = layout.height, layout.width
         return (Maps(layout.batch, height, width, (height,), (width,)),)
+    if layout.open:
+        raise UserError(
+            "elsa.scope: 'window' cannot be exported with open height or width: how a window is cut depends on "
+            "whether it is the last one; export at one fixed size, or a network with scope 'image'"
+        )
     window = layout.window
     whole, cut = (window,), (window - window // 2, window // 2)
     maps = []
