@@ -43,7 +43,7 @@ class WeightSchedule:
         self.start, self.ramp, self.end = (
             _position(each, total_iter) for each in (options.start, options.ramp, options.end)
         )
-        self._decay, self._final = options.decay, options.final
+        self._decay, self.final = options.decay, options.final
         self._full = self.start + max(self.ramp - 1, 0)
         if self._decay != "none" and self.end <= self._full:
             raise UserError(
@@ -65,9 +65,9 @@ class WeightSchedule:
             return 1.0
         way = min(1.0, (step - self._full) / (self.end - self._full))
         if way == 1.0:
-            return self._final
+            return self.final
         left = 1 - way if self._decay == "linear" else (1 + math.cos(math.pi * way)) / 2
-        return self._final + (1 - self._final) * left
+        return self.final + (1 - self.final) * left
 
     def active(self, step: int) -> bool:
         """Whether the term acts at ``step``; where not, nothing it needs has to be computed."""
@@ -101,13 +101,12 @@ class Balance:
 
     def __init__(self, options: Mapping[str, WeightOptions], total_iter: int, device: torch.device) -> None:
         self.schedules = {name: WeightSchedule(each, total_iter, name) for name, each in options.items()}
-        shares = {n: s.number * max(1, s._final) for n, s in self.schedules.items() if s.kind == "loss_share"}
+        shares = {n: s.number * max(1, s.final) for n, s in self.schedules.items() if s.kind == "loss_share"}
         if sum(shares.values()) >= 1:
             raise UserError(
                 "distill.terms: the loss_share of all terms together must stay below 1, given "
                 + ", ".join(f"{name} {share:g}" for name, share in shares.items())
             )
-        self._device = device
         balanced = [name for name, each in self.schedules.items() if each.kind != "value"]
         self._log = {name: torch.full((), -math.inf, device=device) for name in balanced}
         # sums of (the term's loss, the losses without a share) since the last measurement
