@@ -96,7 +96,7 @@ def _products(feature: Tensor, affinity: Affinity) -> Tensor:
         vectors = functional.normalize(feature.flatten(2), dim=2)
         return vectors @ vectors.transpose(1, 2)
     if affinity.mode == "pooled":
-        feature = functional.avg_pool2d(feature, affinity.pooled, ceil_mode=True, count_include_pad=False)
+        feature = functional.avg_pool2d(feature, affinity.pooled, ceil_mode=True)
     feature = functional.normalize(feature, dim=1)
     tokens = _windows(feature, affinity.window) if affinity.mode == "window" else feature.flatten(2)
     return tokens.transpose(1, 2) @ tokens
