@@ -38,6 +38,12 @@ def train(
     debug: Annotated[
         bool, typer.Option("--debug", help="A few steps, validation, checkpoint and resume check; then stop.")
     ] = False,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight", help="Only check what a run checks before its first step; writes nothing."
+        ),
+    ] = False,
     kair_names: Annotated[
         bool,
         typer.Option("--kair-names", help="Also write checkpoints as N_G.pth, N_E.pth and N_optimizerG.pth."),
@@ -78,6 +84,13 @@ def train(
     options = load_run_options(
         opt, [*(overrides or []), *(["path.layout=kair"] if kair_names else [])], force_yml or []
     )
+    if preflight:
+        from atelier.train.run import look_ahead_of
+
+        typer.echo(
+            "\n".join([*look_ahead_of(options, launcher=launcher), "preflight: nothing stands in the way"])
+        )
+        return
     if debug:
         from atelier.train.debug import debug_run
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from atelier.losses.base import AdversarialLossOptions, LossOptions
 from atelier.options.base import Component, Registry
@@ -48,11 +48,36 @@ class Part:
         role: the network it trains ("g", "d").
         total: 0-d, graph attached: the sum of the terms.
         terms: log name ("l_g_pix") -> detached 0-d tensor, already weighted.
+        details: name -> detached 0-d tensor; recorded beside the terms, not shown in the log's line.
     """
 
     role: str
     total: Tensor
     terms: Mapping[str, Tensor]
+    details: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an objective saw on the first batch: lines for the log, and what is probably not meant."""
+
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A trained network that an objective learns from, to be measured before it is trusted.
+
+    Attributes:
+        title: its key in the options, for messages.
+        net: frozen, in evaluation mode.
+        quality: what happens where it is no better than bicubic or than the network that shall learn.
+    """
+
+    title: str
+    net: nn.Module
+    quality: Literal["error", "warn", "off"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,24 @@ class Objective(ABC):
         """The roles whose optimiser steps at ``step``; all of them unless an objective says otherwise."""
         return self.roles
 
+    def preflight(self, batch: TrainingBatch) -> Findings:
+        """Look at the first samples before a new run's first step, and leave nothing changed.
+
+        Raises :class:`~atelier.errors.UserError` where training could not do what the options ask for.
+        """
+        return Findings()
+
+    def guides(self) -> Sequence[Guide]:
+        """The networks it learns from; none by default."""
+        return ()
+
+    def verify(self) -> None:  # noqa: B027  most objectives have nothing to verify
+        """At the end: raises :class:`~atelier.errors.RunStopped` where what should have stayed the same did not."""
+
+    def files(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Own weights that a checkpoint also writes as ``models/net_ROLE_N``, by role; none by default."""
+        return {}
+
     def modules(self) -> Mapping[str, nn.Module]:
         """Its own modules (frozen feature networks, projectors), already on the device; none by default."""
         return {}
@@ -112,6 +155,8 @@ class ObjectiveOptions(Component):
     """Options of an objective. ``roles`` says, before anything is built, which networks a run must define."""
 
     roles: ClassVar[tuple[str, ...]]
+    looks_ahead: ClassVar[bool] = False
+    """Whether :meth:`Objective.preflight` and :meth:`Objective.guides` have anything to say."""
 
     def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:
         """By role, the module whose parameters the role's optimiser steps and that ranks wrap.
@@ -133,9 +178,9 @@ class ObjectiveOptions(Component):
     ) -> Objective:
         """The working objective, its own modules on ``device``.
 
-        ``nets[role]`` is what :meth:`trained` gave; it may be wrapped (DDP, compile) and is only ever called. ``gan`` is the run's ``train.gan_opt``; it
-        is there only where ``roles`` names a discriminator. Raises :class:`~atelier.errors.UserError` where a loss
-        cannot be built.
+        ``nets[role]`` is what :meth:`trained` gave. It may be wrapped (DDP, compile) and is only ever called. ``gan``
+        is the run's ``train.gan_opt``; it is there only where ``roles`` names a discriminator. Raises
+        :class:`~atelier.errors.UserError` where a loss cannot be built.
         """
 
 

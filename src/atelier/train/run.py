@@ -29,6 +29,7 @@ from atelier.train.detectors import Watch, read_records
 from atelier.train.distributed import Ranks, ranks_of
 from atelier.train.environment import peak_memory_mb, write_environment
 from atelier.train.folder import RunFolder
+from atelier.train.preflight import look_ahead
 from atelier.train.resume import choose_checkpoint, compare_past
 from atelier.train.starting import (
     Origin,
@@ -41,7 +42,7 @@ from atelier.train.starting import (
 )
 from atelier.train.stopping import StopRequest, listening
 from atelier.train.tracking import Tracker, check_trackers
-from atelier.train.trainer import Trainer
+from atelier.train.trainer import DETAIL, Trainer
 from atelier.train.validating import Validator
 
 #: With several ranks a wish to stop is shared every so many steps, so that all of them stop at the same one.
@@ -99,6 +100,26 @@ def train(
         return _Run(options, ranks, quiet=quiet).go(auto_resume=auto_resume, accept_changes=accept_changes)
 
 
+def look_ahead_of(
+    source: RunOptions | dict[str, Any] | str | Path,
+    overrides: tuple[str, ...] | list[str] = (),
+    *,
+    launcher: str = "none",
+    quiet: bool = False,
+) -> list[str]:
+    """Everything that a run checks before its first step, without the run: ``atelier train --preflight``.
+
+    Returns:
+        Lines for people. Nothing is written.
+
+    Raises:
+        UserError: what would keep the run from starting.
+    """
+    options = load_run_options(source, overrides)
+    with ranks_of(options, launcher) as ranks:
+        return _Run(options, ranks, quiet=quiet).look()
+
+
 class _Run:
     """The steps of :func:`train`, sharing what they need."""
 
@@ -113,7 +134,12 @@ class _Run:
         self.notes: list[str] = []
         self.beginnings: list[str] = []
 
-    def go(self, *, auto_resume: bool, accept_changes: bool) -> RunResult:
+    def look(self) -> list[str]:
+        """Set up and look ahead; nothing is written. The lines of the log's beginning, warnings first."""
+        self.go(auto_resume=False, accept_changes=False, only_look=True)
+        return [*(f"note: {note}" for note in [*self.options.warnings(), *self.notes]), *self.beginnings]
+
+    def go(self, *, auto_resume: bool, accept_changes: bool, only_look: bool = False) -> RunResult:
         """Set up, train, finish."""
         options, ranks = self.options, self.ranks
         check_trackers(options.logger)
@@ -123,8 +149,11 @@ class _Run:
         data = self._training_data()
         self.pictures = len(data)
         validator = Validator(options, ranks, self.folder)
-        samples = first_samples(data) if origin.start is not None and options.path.load == "inherit" else None
-        trainer = Trainer(options, ranks, origin.start, [samples.lq] if samples is not None else None)
+        inherits = origin.start is not None and options.path.load == "inherit"
+        samples = first_samples(data) if inherits or options.objective.looks_ahead else None
+        trainer = Trainer(
+            options, ranks, origin.start, [samples.lq] if inherits and samples is not None else None
+        )
         past = {
             **options.model_dump(mode="json"),
             "global_batch": self.global_batch,
@@ -134,7 +163,14 @@ class _Run:
             restored = self._restore(origin, trainer, validator, past, accept=accept_changes)
         else:
             restored = []
-            self._begin(origin, trainer, samples)
+            self._begin(origin, trainer, samples if inherits else None)
+            if samples is not None and options.objective.looks_ahead:
+                lines, warnings = look_ahead(trainer, samples, validator, ranks, quiet=self.quiet)
+                self.beginnings += lines
+                self.notes += warnings
+        if only_look:
+            data.close()
+            return RunResult(self.folder.root, trainer.iteration, False, 0, {}, None)
         if ranks.first:
             self._open_folder(origin, trainer)
         ranks.barrier()
@@ -372,7 +408,9 @@ class _Run:
 
     def _print(self, trainer: Trainer, pace: _Pace, note: Callable[..., None]) -> None:
         self._check_health(trainer)
-        means = trainer.meters.means(self.ranks)
+        values = trainer.meters.means(self.ranks)
+        details = {name[len(DETAIL) :]: value for name, value in values.items() if name.startswith(DETAIL)}
+        means = {name: value for name, value in values.items() if not name.startswith(DETAIL)}
         norm = means.pop("grad_norm", None)
         steps, seconds, waiting = pace.take(trainer.iteration)
         record = {
@@ -380,6 +418,7 @@ class _Run:
             "iter": trainer.iteration,
             "lr": trainer.learning_rate,
             "losses": means,
+            **({"details": details} if details else {}),
             "images_per_s": self.global_batch * steps / seconds,
             "data_share": min(waiting / seconds, 1.0),
             "memory_mb": peak_memory_mb(self.ranks.device),
@@ -471,6 +510,7 @@ class _Run:
 
     def _finish(self, trainer: Trainer, stop: StopRequest, metrics: dict[str, dict[str, float]]) -> RunResult:
         finished = trainer.iteration >= self.options.train.total_iter
+        trainer.objective.verify()
         report = None
         if self.ranks.first:
             report = write_report(self.folder.root)

@@ -182,6 +182,7 @@ def first_samples(data: TrainingData, count: int = 4) -> Batch:
         torch.cat([batch.lq for batch in batches])[:count],
         torch.cat([batch.gt for batch in batches])[:count],
         [name for batch in batches for name in batch.samples][:count],
+        range(count),
     )
 
 

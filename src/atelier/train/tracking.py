@@ -214,6 +214,7 @@ def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
     kind = record["kind"]
     if kind == "train":
         pairs = [(f"losses/{name}", value) for name, value in record["losses"].items()]
+        pairs += [(f"details/{name}", value) for name, value in record.get("details", {}).items()]
         pairs += [
             (f"train/{name}", record[name])
             for name in ("lr", "images_per_s", "data_share", "memory_mb", "grad_norm")

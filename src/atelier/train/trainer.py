@@ -39,6 +39,8 @@ from atelier.train.optimizers import averaged_weights, guarded_step
 from atelier.train.regularizers import apply_regularizer
 from atelier.train.starting import Start
 
+#: Begins the names of what a part records beside its terms (``Part.details``).
+DETAIL = "detail/"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -215,6 +217,7 @@ class Trainer:
                 return terms
             self.scaler.scale(part.total / self.options.train.accumulate).backward()  # type: ignore[no-untyped-call]
             terms.update(part.terms)
+            terms.update({DETAIL + name: value for name, value in part.details.items()})
 
     def _autocast(self) -> AbstractContextManager[None]:
         dtype = PRECISIONS[self.options.train.precision]
@@ -234,6 +237,7 @@ class Trainer:
     def _update(self, step: int, terms: Mapping[str, Tensor], samples: Sequence[str]) -> Tensor | None:
         """Clip, step the optimisers of this step's roles, average; returns the generator's gradient norm."""
         norm_g: Tensor | None = None
+        terms = {name: value for name, value in terms.items() if not name.startswith(DETAIL)}
         scaled = self.scaler.is_enabled()
         active = self.objective.active_roles(step)
         for role in active:
@@ -281,7 +285,12 @@ class Trainer:
 
     def weight_writers(self) -> dict[str, Callable[[Path], None]]:
         """Role -> function that writes that network's weight file (``params`` and, for g, ``params_ema``)."""
-        return {role: partial(self._write_weights, role) for role in self.nets}
+        writers: dict[str, Callable[[Path], None]] = {
+            role: partial(self._write_weights, role) for role in self.nets
+        }
+        for role, state in self.objective.files().items():
+            writers[role] = partial(save_weights, states={"params": state}, metadata={"iter": self.iteration})
+        return writers
 
     def _write_weights(self, role: str, path: Path) -> None:
         network = self.network_options[role]

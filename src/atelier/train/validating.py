@@ -109,6 +109,28 @@ class Validator:
             }
         return {key: _without(result, signs) for key, result in results.items()}
 
+    @property
+    def can_compare(self) -> bool:
+        """Whether there is a set and a metric."""
+        return bool(self.sets) and bool(self._metrics)
+
+    def compare(
+        self, nets: Mapping[str, nn.Module], count: int, *, quiet: bool
+    ) -> tuple[Metric, dict[str, float]]:
+        """The first metric of networks and of bicubic (or the input), on the first ``count`` pictures of the first set."""
+        name, metric = next(iter(self._metrics.items()))
+        key, whole = next(iter(self.sets.items()))
+        pairs = [whole[place] for place in range(min(count, len(whole)))]
+        own = {name: metric}
+        plain = baseline(pairs, self._options.scale, own, name=key, quiet=quiet, **self._share())
+        values = {str(plain.method): plain.metrics[name].value}
+        for title, net in nets.items():
+            found = validate(
+                net, pairs, name=key, metrics=own, restore=self._restore, quiet=quiet, **self._share()
+            )
+            values[title] = found.metrics[name].value
+        return metric, values
+
     def _share(self) -> dict[str, Any]:
         return {"rank": self._ranks.rank, "world": self._ranks.world}
 

@@ -68,9 +68,9 @@ class DistillOptions(ObjectiveOptions):
         (), description="terms whose teacher is an untrained twin: the control of a study"
     )
     taps: TapsOptions = TapsOptions()
-    mapping: Literal["proportional", "first_k", "last_aligned"] | Annotated[list[Pair], Field(min_length=1)] = (
-        "proportional"
-    )
+    mapping: (
+        Literal["proportional", "first_k", "last_aligned"] | Annotated[list[Pair], Field(min_length=1)]
+    ) = "proportional"
     projector_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0, description="the projectors' learning rate, as a factor on the student's"
     )
@@ -82,6 +82,7 @@ class DistillOptions(ObjectiveOptions):
         None, description="start weights of the projectors (net_p_N.pth, or the original's N_P.pth)"
     )
     roles: ClassVar[tuple[str, ...]] = ("g",)
+    looks_ahead: ClassVar[bool] = True
 
     @field_validator("teacher", mode="before")
     @classmethod
@@ -119,11 +120,14 @@ class DistillOptions(ObjectiveOptions):
             )
         for name in self.random_teacher:
             if name not in active:
+                here = ", ".join(active) or "none"
                 raise ValueError(
-                    f"random_teacher names '{name}'{did_you_mean(name, active)} terms here: {', '.join(active) or 'none'}"
+                    f"random_teacher names '{name}'{did_you_mean(name, active)} terms here: {here}"
                 )
         if self.combine == "separate" and len(self.teacher) > 1 and self.terms.response is None:
-            raise ValueError("combine: separate gives each teacher a response term; terms.response is missing")
+            raise ValueError(
+                "combine: separate gives each teacher a response term; terms.response is missing"
+            )
         return self
 
     def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:
@@ -151,7 +155,7 @@ class DistillOptions(ObjectiveOptions):
             raise UserError(
                 "train: the objective 'distill' needs at least one loss, for example pixel_opt: L1Loss"
             )
-        built = [options.build().to(device) for options in losses]
+        built = [(options.type, options.build().to(device)) for options in losses]
         from atelier.objectives.distill.objective import DistillObjective
 
         return DistillObjective(self, nets["g"], built)

@@ -43,8 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "affinity@1": {
         "mapping": "proportional",
-        "terms": _CLASSIC_RESPONSE
-        | {"affinity": {"mode": "window", "window": 8, "weight": {"value": 0.08}}},
+        "terms": _CLASSIC_RESPONSE | {"affinity": {"mode": "window", "window": 8, "weight": {"value": 0.08}}},
     },
     "upcycle@1": {
         "mapping": "proportional",

@@ -33,7 +33,9 @@ class WeightOptions(Options):
     end: Position = Field("100%", description="where a decay arrives at final")
     decay: Literal["none", "linear", "cosine"] = "none"
     final: NotNegative = Field(0.0, description="share of the weight that is left at end")
-    every: Annotated[int, Field(ge=1)] = Field(100, description="iterations between two measurements of grad_ratio")
+    every: Annotated[int, Field(ge=1)] = Field(
+        100, description="iterations between two measurements of grad_ratio"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> WeightOptions:
@@ -111,7 +113,9 @@ class AffinityOptions(TermOptions):
     weight: WeightOptions = _weight(0.08)
     mode: Literal["window", "pooled", "full", "channel", "batch"] = "window"
     window: Annotated[int, Field(ge=2)] = 8
-    pooled: Annotated[int, Field(ge=1)] = Field(4, description="how many times smaller the map of mode pooled is")
+    pooled: Annotated[int, Field(ge=1)] = Field(
+        4, description="how many times smaller the map of mode pooled is"
+    )
     max_elements: Annotated[int, Field(ge=1)] = Field(
         64 * 2**20, description="numbers one affinity map of a batch may hold; more is refused beforehand"
     )

@@ -1,0 +1,208 @@
+"""The distill objective: the run's losses, as the pixel objective has them, plus the teacher's terms.
+
+Without terms this is the pixel objective under the names of the original study's log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from atelier.errors import UserError
+from atelier.objectives.base import Findings, Guide, Objective, Part, TrainingBatch
+from atelier.objectives.distill.apprentice import Apprentice, Attempt
+from atelier.objectives.distill.options import DistillOptions
+from atelier.objectives.distill.term_options import TermOptions
+from atelier.objectives.distill.weights import Balance
+from atelier.objectives.terms import named_terms
+
+if TYPE_CHECKING:
+    from atelier.losses.module import Loss
+    from atelier.objectives.distill.terms import Term
+
+# The names of the original's log; every other loss and term keeps its own.
+LOG_NAMES = {"response": "distill"}
+CONTENT_NAMES = {"L1Loss": "L1", "MSELoss": "L2", "L2Loss": "L2", "CharbonnierLoss": "charbonnier"}
+TOTAL = "G_loss"
+
+
+class DistillObjective(Objective):
+    """One part a step: content losses of the student's output and the weighted terms.
+
+    Args:
+        options: recipe, teachers, terms.
+        net: the :class:`Apprentice`, wrapped or not; or the plain network, which is then judged by the content losses
+            alone (no terms, or a start that is being compared).
+        losses: the run's content losses, each with its ``type``.
+    """
+
+    def __init__(self, options: DistillOptions, net: nn.Module, losses: Sequence[tuple[str, Loss]]) -> None:
+        self.options = options
+        self._net, self._losses = net, list(losses)
+        inner = getattr(net, "module", net)
+        self.apprentice = inner if isinstance(inner, Apprentice) else None
+        self.balance: Balance | None = None
+        if self.apprentice is not None:
+            setting = self.apprentice.school.setting
+            weights = {name: self._options_of(name).weight for name in self.apprentice.terms}
+            self.balance = Balance(weights, setting.total_iter, setting.device)
+
+    def _options_of(self, name: str) -> TermOptions:
+        active = self.options.terms.active
+        return active[name] if name in active else active[name.rsplit("_", 1)[0]]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The student."""
+        return DistillOptions.roles
+
+    def parts(self, batch: TrainingBatch, step: int) -> Iterator[Part]:
+        """The step's one part."""
+        if self.apprentice is None or self.balance is None:
+            content = self._content(self._net(batch.lq), batch.gt)
+            total = _sum(content)
+            yield Part("g", total, self._logged(content, {}, total))
+            return
+        terms = self.terms_at(step)
+        lesson = self.apprentice.school.lesson(batch, step, terms)
+        attempt: Attempt = self._net(batch.lq, lesson)
+        content = self._content(attempt.out, batch.gt)
+        pixel = _sum(content)
+        weights = self.balance.weights(step, pixel, attempt.raw, list(self.apprentice.network.parameters()))
+        weighted = {name: weights[name] * value for name, value in attempt.raw.items()}
+        total = _sum({"pixel": pixel, **weighted})
+        yield Part(
+            "g", total, self._logged(content, weighted, total), _details(attempt, weighted, total.detach())
+        )
+
+    def terms_at(self, step: int) -> dict[str, Term]:
+        """The terms that count at ``step``."""
+        assert self.apprentice is not None and self.balance is not None
+        active = self.balance.active(step)
+        return {name: self.apprentice.terms[name] for name in active}  # type: ignore[misc]
+
+    def pixel(self, out: Tensor, gt: Tensor) -> Tensor:
+        """The sum of the run's own losses, 0-d."""
+        return _sum(self._content(out, gt))
+
+    def _content(self, out: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for kind, loss in self._losses:
+            before = set(terms)
+            terms = named_terms([loss], out, gt, terms)
+            new = [name for name in terms if name not in before]
+            own = CONTENT_NAMES.get(kind)
+            if own is not None and len(new) == 1 and own not in terms:
+                terms[own] = terms.pop(new[0])
+        return terms
+
+    def _logged(
+        self,
+        content: Mapping[str, Tensor],
+        weighted: Mapping[str, Tensor],
+        total: Tensor,
+    ) -> dict[str, Tensor]:
+        """Weighted values under the field's names, and their sum."""
+        values = {f"l_g_{name}": value.detach() for name, value in content.items()}
+        values |= {f"l_g_{LOG_NAMES.get(name, name)}": value.detach() for name, value in weighted.items()}
+        values[TOTAL] = total.detach()
+        return values
+
+    def preflight(self, batch: TrainingBatch) -> Findings:
+        """See :mod:`atelier.objectives.distill.preflight`."""
+        from atelier.objectives.distill.preflight import preflight
+
+        return preflight(self, batch)
+
+    def guides(self) -> Sequence[Guide]:
+        """The real teachers; a random twin is meant to be bad."""
+        if self.apprentice is None:
+            return ()
+        real = self.apprentice.school.faculties.get("real")
+        return [
+            Guide(teacher.title, teacher.net, teacher.options.quality_check)
+            for teacher in (real.teachers if real is not None else [])
+        ]
+
+    def files(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The projectors as ``net_p``, with the keys of the original's ``N_P.pth``."""
+        projectors = self.apprentice.projectors if self.apprentice is not None else None
+        state = projectors.state_dict() if projectors is not None else {}
+        return {"p": state} if state else {}
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The loss modules by their place, and the projectors."""
+        found: dict[str, nn.Module] = {f"loss_{place}": loss for place, (_, loss) in enumerate(self._losses)}
+        if self.apprentice is not None and self.apprentice.projectors is not None:
+            found["projectors"] = self.apprentice.projectors
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Projectors, statistics, balance, and who taught: a resume with another teacher is refused."""
+        if self.apprentice is None or self.balance is None:
+            return {}
+        return {
+            "terms": self.apprentice.terms.state_dict(),
+            "balance": self.balance.state_dict(),
+            "teachers": [teacher.digest for teacher in self.apprentice.school.teachers],
+            "taught": self._taught(),
+        }
+
+    def _taught(self) -> dict[str, Any]:
+        assert self.apprentice is not None
+        return {"terms": list(self.apprentice.terms), "pairs": [list(pair) for pair in self.apprentice.pairs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back :meth:`state_dict`.
+
+        Raises:
+            UserError: the teacher, the terms or the mapping are others, and ``allow_change`` does not allow it.
+        """
+        if self.apprentice is None or self.balance is None:
+            if state and not self.options.allow_change:
+                raise UserError(
+                    "the checkpoint was distilled and this run has no terms; distill.allow_change=true goes on so"
+                )
+            return
+        own = self.state_dict()
+        changed = [key for key in ("teachers", "taught") if state.get(key) != own[key]]
+        if changed and not self.options.allow_change:
+            what = {"teachers": "other teacher weights", "taught": "other terms or another mapping"}
+            raise UserError(
+                f"the checkpoint was trained with {' and '.join(what[key] for key in changed)} "
+                f"(then {[state.get(key) for key in changed]}, now {[own[key] for key in changed]}); "
+                "distill.allow_change=true goes on all the same"
+            )
+        if not changed or state.get("taught") == own["taught"]:
+            self.apprentice.terms.load_state_dict(state["terms"])
+            self.balance.load_state_dict(state["balance"])
+
+    def verify(self) -> None:
+        """Raises :class:`~atelier.errors.RunStopped` where a teacher is not bit for bit what it was."""
+        if self.apprentice is not None:
+            for teacher in self.apprentice.school.teachers:
+                teacher.verify()
+
+
+def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+    """In order, as the pixel objective adds up: the same numbers bit for bit."""
+    first, *others = terms.values()
+    total = first
+    for value in others:
+        total = total + value
+    return total
+
+
+def _details(attempt: Attempt, weighted: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
+    """Of each term its raw value and its share of the total; of each pair std of both taps and relative error."""
+    values: dict[str, Tensor] = {}
+    for name, value in attempt.raw.items():
+        values[f"raw_{name}"] = value.detach()
+        values[f"share_{name}"] = weighted[name].detach() / total
+    if attempt.statistics is not None:
+        names = ("tap_std_student", "tap_std_teacher", "tap_error")
+        for place, row in enumerate(attempt.statistics.unbind(), 1):
+            values |= {f"{name}_{place}": value for name, value in zip(names, row.unbind(), strict=True)}
+    return values

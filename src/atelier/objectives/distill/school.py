@@ -1,0 +1,144 @@
+"""The teachers' side of a step: which teacher answers what, and only what an active term asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from atelier.objectives.distill.apprentice import Answers, Lesson
+from atelier.objectives.distill.options import DistillOptions
+
+if TYPE_CHECKING:
+    from atelier.objectives.base import Setting, TrainingBatch
+    from atelier.objectives.distill.taps import Taps
+    from atelier.objectives.distill.teacher import Teacher
+    from atelier.objectives.distill.terms import Term
+
+Side = Literal["real", "random"]
+
+
+class Faculty:
+    """Teachers that answer together, and the taps of the first.
+
+    Args:
+        teachers: at least one; the first gives features.
+        taps: on the first one's network; None where no term compares features.
+        order: its taps in the order of the pairs, from 0.
+        options: how outputs are combined.
+    """
+
+    def __init__(
+        self, teachers: Sequence[Teacher], taps: Taps | None, order: Sequence[int], options: DistillOptions
+    ) -> None:
+        self.teachers, self.taps, self.order, self.options = list(teachers), taps, list(order), options
+
+    def answer(self, lq: Tensor, gt: Tensor, *, output: bool, features: bool) -> Answers:
+        """Outputs and features for ``lq``, float32; what is not asked for is not computed."""
+        first, *others = self.teachers
+        seen: tuple[Tensor, ...] = ()
+        outs: list[Tensor] = []
+        if features:
+            assert self.taps is not None
+            self.taps.enabled = True
+            out, taken = first.output_and_taps(lq, self.taps.collect)
+            self.taps.enabled = False
+            seen = tuple(taken[place] for place in self.order)
+            outs = [out]
+        elif output:
+            outs = [first.output(lq)]
+        if not output:
+            return Answers(features=seen)
+        outs += [teacher.output(lq) for teacher in others]
+        return Answers(combined=self.combine(outs, gt), each=tuple(outs), features=seen)
+
+    def combine(self, outs: Sequence[Tensor], gt: Tensor | None) -> Tensor:
+        """One target out of several: by ``distill.combine``; where there is no truth, best_pixel is the mean."""
+        if len(outs) == 1:
+            return outs[0]
+        stacked = torch.stack(tuple(outs))
+        if self.options.combine == "best_pixel" and gt is not None:
+            error = (stacked - gt).abs().mean(2, keepdim=True)
+            best = error.argmin(0, keepdim=True).expand(1, *stacked.shape[1:])
+            return stacked.gather(0, best)[0]
+        if self.options.combine == "weighted":
+            shares = torch.tensor([each.options.share for each in self.teachers], device=stacked.device)
+            mixed: Tensor = torch.tensordot(shares / shares.sum(), stacked, 1)
+            return mixed
+        return stacked.mean(0)
+
+    def output(self, lq: Tensor) -> Tensor:
+        """The combined output on inputs without a truth."""
+        return self.combine([teacher.output(lq) for teacher in self.teachers], None)
+
+
+class School:
+    """Builds each step's lesson.
+
+    Args:
+        options: the objective's.
+        setting: seed and scale of the run.
+        faculties: the real teachers and, where a term asks for it, the random twin.
+        pairs: a line for each pair of taps, for the start of the log.
+    """
+
+    def __init__(
+        self,
+        options: DistillOptions,
+        setting: Setting,
+        faculties: Mapping[Side, Faculty],
+        pairs: Sequence[str] = (),
+    ) -> None:
+        self.pairs = list(pairs)
+        self.options, self.setting, self.faculties = options, setting, dict(faculties)
+
+    def lesson(self, batch: TrainingBatch, step: int, terms: Mapping[str, Term]) -> Lesson:
+        """Everything that ``terms`` (those active at ``step``) need of ``batch``."""
+        lesson = Lesson(batch.gt, self.setting.scale)
+        extra = self.options.terms.upcycle if "upcycle" in terms else None
+        if extra is not None:
+            from atelier.objectives.distill.upcycle import upcycle, zoom_out
+
+            lesson.upcycled = upcycle(
+                batch.gt,
+                batch.lq,
+                extra,
+                scale=self.setting.scale,
+                seed=self.setting.seed,
+                step=step,
+                numbers=batch.numbers,
+            )
+            lesson.zoomed = zoom_out(batch.lq, self.setting.scale) if extra.zoom_out else None
+        by_side: dict[Side, Answers] = {}
+        for side, faculty in self.faculties.items():
+            mine = {name: term for name, term in terms.items() if self.side_of(name) == side}
+            if mine:
+                by_side[side] = self._answers(faculty, mine, batch, lesson)
+        lesson.answers = {name: by_side[self.side_of(name)] for name in terms}
+        return lesson
+
+    def _answers(
+        self, faculty: Faculty, terms: Mapping[str, Term], batch: TrainingBatch, lesson: Lesson
+    ) -> Answers:
+        answers = faculty.answer(
+            batch.lq,
+            batch.gt,
+            output=any(term.needs_output for term in terms.values()),
+            features=any(term.needs_taps for term in terms.values()),
+        )
+        if "upcycle" in terms and lesson.upcycled is not None:
+            answers.tiles = faculty.output(lesson.upcycled.tiles)
+            answers.zoom = faculty.output(lesson.zoomed) if lesson.zoomed is not None else None
+        return answers
+
+    def side_of(self, term: str) -> Side:
+        """Whether a term learns from the real teachers or from the random twin."""
+        random: Collection[str] = self.options.random_teacher
+        return "random" if term in random or term.rsplit("_", 1)[0] in random else "real"
+
+    @property
+    def teachers(self) -> list[Teacher]:
+        """All of them, real ones first."""
+        return [teacher for faculty in self.faculties.values() for teacher in faculty.teachers]

@@ -1,0 +1,190 @@
+"""The teacher: a trained network that answers, never learns, and stays bit for bit what it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from atelier.archs.compiling import compile_blocks
+from atelier.archs.facts import NetworkFacts
+from atelier.archs.load import load_network
+from atelier.errors import RunStopped, UserError
+from atelier.files import sha256_of
+from atelier.objectives.base import Setting
+from atelier.objectives.distill.options import TeacherOptions
+from atelier.randomness import Streams
+
+# Half precision is taken where it costs less than half a grey level's noise: 10 log10(1 / (0.5 / 255)²) ≈ 54 dB.
+_HALF_IS_GOOD_DB = 55.0
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher:
+    """A network in evaluation mode, frozen, outside every optimiser, average, wrapper and checkpoint.
+
+    Args:
+        net: the network; it is frozen and set to evaluation mode at every level.
+        facts: what it is.
+        options: precision, micro-batches, self-ensemble.
+        device: where the run computes.
+        digest: names its weights (the file's SHA-256).
+        title: for messages: ``distill.teacher[0]``.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        facts: NetworkFacts,
+        options: TeacherOptions,
+        device: torch.device,
+        digest: str,
+        title: str,
+    ) -> None:
+        self.net = net.to(device).requires_grad_(False).eval()
+        self.facts, self.options, self.digest, self.title = facts, options, digest, title
+        self.device = device
+        self._half: torch.dtype | None = _HALVES.get(options.precision)
+        self._undecided = options.precision == "auto" and device.type == "cuda"
+        self.half_db: float | None = None
+        if options.compile is True or (options.compile == "auto" and device.type == "cuda"):
+            compile_blocks(self.net)
+        self._fingerprint = fingerprint(self.net)
+
+    @torch.no_grad()
+    def output(self, lq: Tensor) -> Tensor:
+        """What it makes of ``lq`` [N, C, H, W] in [0, 1]: float32, not clamped; the mean over 8 views if asked for."""
+        views = eight_views() if self.options.self_ensemble == 8 else [(_same, _same)]
+        total = None
+        for there, back in views:
+            seen = back(self._forward(there(lq)))
+            total = seen if total is None else total + seen
+        assert total is not None
+        return total / len(views)
+
+    @torch.no_grad()
+    def output_and_taps(self, lq: Tensor, collect: Callable[[], list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        """(:meth:`output`, features of the plain view in float32, as ``collect`` hands them out)."""
+        pieces = [(self._run(piece), collect()) for piece in self._micro(lq)]
+        features = [
+            torch.cat([feature.float() for feature in same]) if len(pieces) > 1 else same[0].float()
+            for same in zip(*(taps for _, taps in pieces), strict=True)
+        ]
+        if self.options.self_ensemble == 8:
+            return self.output(lq), features
+        return torch.cat([out for out, _ in pieces]), features
+
+    def verify(self) -> None:
+        """Raises :class:`~atelier.errors.RunStopped` where a weight or buffer is not what it was at the start."""
+        if fingerprint(self.net) != self._fingerprint:
+            raise RunStopped(
+                f"{self.title}: the teacher's weights changed while the student learned; what was learned from it "
+                "cannot be trusted"
+            )
+
+    def _forward(self, lq: Tensor) -> Tensor:
+        return torch.cat([self._run(piece) for piece in self._micro(lq)])
+
+    def _micro(self, lq: Tensor) -> Sequence[Tensor]:
+        return [lq] if self.options.batch == "auto" else torch.split(lq, self.options.batch)
+
+    def _run(self, lq: Tensor) -> Tensor:
+        if self._undecided:
+            self._decide(lq)
+        with self._cast(self._half):
+            out: Tensor = self.net(lq)
+        return out.float()
+
+    def _cast(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """The run's own autocast does not reach the teacher: its precision is an option of its own."""
+        if dtype is None:
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, dtype)
+
+    def _decide(self, lq: Tensor) -> None:
+        """bf16 where its output on this batch is within 55 dB of float32's."""
+        self._undecided = False
+        with self._cast(None):
+            exact = self.net(lq)
+        with self._cast(torch.bfloat16):
+            error = (self.net(lq).float() - exact).square().mean()
+        self.half_db = float(-10 * torch.log10(error.clamp_min(1e-12)))
+        self._half = torch.bfloat16 if self.half_db >= _HALF_IS_GOOD_DB else None
+
+
+def read_teacher(options: TeacherOptions, setting: Setting, place: int) -> Teacher:
+    """The teacher of ``distill.teacher[place]``.
+
+    Raises:
+        UserError: the file cannot be read, or the network has another scale or other channels than the run.
+    """
+    title = f"distill.teacher[{place}]"
+    if not options.weights.is_file():
+        raise UserError(f"{title}.weights: {options.weights} does not exist")
+    loaded = load_network(options.weights, param_key=options.param_key)
+    facts = loaded.facts
+    if facts.scale != setting.scale:
+        raise UserError(
+            f"{title}.weights: {options.weights} is a x{facts.scale} network ({facts.architecture}); the run is "
+            f"x{setting.scale}"
+        )
+    if (facts.in_channels, facts.out_channels) != setting.channels:
+        raise UserError(
+            f"{title}.weights: {options.weights} takes {facts.in_channels} and gives {facts.out_channels} channels; "
+            f"the student takes {setting.channels[0]} and gives {setting.channels[1]}"
+        )
+    if facts.source != "atelier" and setting.lq_size % facts.size_multiple:
+        raise UserError(
+            f"{title}.weights: {facts.architecture} works in steps of {facts.size_multiple} pixels, the run's lq crops "
+            f"have {setting.lq_size}; make datasets.train.gt_size a multiple of {facts.size_multiple * setting.scale}"
+        )
+    return Teacher(loaded.net, facts, options, setting.device, sha256_of(options.weights), title)
+
+
+def random_twin(teacher: Teacher, options: TeacherOptions, setting: Setting, place: int) -> Teacher:
+    """An untrained network of the teacher's architecture, drawn from the run's seed: what a control learns from."""
+    title = f"distill.teacher[{place}] (random)"
+    net = load_network(options.weights, param_key=options.param_key).net
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(Streams(setting.seed, 0, place).torch_seed("random_teacher"))
+        for module in net.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif not list(module.children()):
+                for parameter in module.parameters(recurse=False):
+                    nn.init.trunc_normal_(parameter, std=0.02)
+    digest = hashlib.sha256(f"random/{teacher.digest}/{setting.seed}".encode()).hexdigest()
+    return Teacher(net, teacher.facts, options, setting.device, digest, title)
+
+
+def fingerprint(net: nn.Module) -> str:
+    """SHA-256 over the bytes of all parameters and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def eight_views() -> list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
+    """The eight flips and quarter turns of a picture [..., H, W], each with its inverse."""
+
+    def view(turns: int, mirrored: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        def there(x: Tensor) -> Tensor:
+            return torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1))
+
+        def back(x: Tensor) -> Tensor:
+            turned = torch.rot90(x, -turns, (-2, -1))
+            return turned.flip(-1) if mirrored else turned
+
+        return there, back
+
+    return [view(turns, mirrored) for mirrored in (False, True) for turns in range(4)]
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
