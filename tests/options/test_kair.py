@@ -40,6 +40,60 @@ def notes_of(data: dict[str, Any]) -> str:
     return "\n".join(convert(OptionFile("", data))[1])
 
 
+# -------------------------------------------------------------------- misspelt keys
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "wrong"),
+    [
+        ((), "netG", "netg"),
+        ((), "train", "trian"),
+        ((), "datasets", "dataset"),
+        ((), "model", "modle"),
+        (("netG",), "depths", "deths"),
+        (("netG",), "net_type", "net_typ"),
+        (("datasets",), "train", "trian"),
+        (("datasets", "train"), "dataroot_H", "dataroot_h"),
+        (("train",), "G_optimizer_lr", "G_optimiser_lr"),
+    ],
+)
+def test_a_misspelt_key_is_the_only_complaint(
+    holder: tuple[str, ...], name: str, wrong: str, tmp_path: Path
+) -> None:
+    data = copy.deepcopy(PLAIN["grey_dn"])
+    section = data
+    for part in holder:
+        section = section[part]
+    section[wrong] = section.pop(name)
+    path = write(tmp_path, data)
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if f'"{wrong}"' in text)
+    with pytest.raises(UserError) as told:
+        load_run_options(path)
+    dotted = ".".join((*holder, wrong))
+    assert str(told.value).startswith(f"{path}:{line}: {dotted}: unknown key; did you mean '{name}'?")
+    assert "\n" not in str(told.value)
+
+
+def test_a_misspelt_section_comes_before_mistakes_of_its_own_and_of_others(tmp_path: Path) -> None:
+    data = copy.deepcopy(PLAIN["grey_dn"])
+    data["dist"] = "yes"
+    data["netg"] = {**data.pop("netG"), "net_type": "unheard"}
+    with pytest.raises(UserError) as told:
+        load_run_options(write(tmp_path, data))
+    first, *others = str(told.value).splitlines()
+    assert "netg: unknown key; did you mean 'netG'?" in first
+    assert len(others) == 1 and "'unheard'" in others[0]
+
+
+def test_a_misspelling_beside_the_right_key_replaces_nothing(tmp_path: Path) -> None:
+    data = copy.deepcopy(PLAIN["grey_dn"])
+    data["netG"]["deths"] = [1]
+    with pytest.raises(UserError, match="did you mean 'depths'") as told:
+        load_run_options(write(tmp_path, data))
+    assert "\n" not in str(told.value)
+    assert data["netG"]["depths"] == [6] * 6
+
+
 # -------------------------------------------------------------------- the files of every task
 
 

@@ -15,6 +15,7 @@ class Conversion(foreign.Conversion):
 
     table = TABLE
     sections_read = ("path", "train", "val", "logger", "dist_params")
+    data_sets = ("train", "val")
     strict = True
 
     def component(self, *path: str) -> dict[str, Any] | None:

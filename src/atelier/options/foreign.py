@@ -40,6 +40,8 @@ class ForeignTree(OptionTree):
 class Conversion:
     """Reads another program's tree key by key and collects ours; a key that nobody reads is found at the end.
 
+    A misspelt key is a mistake, but read as the one that was meant: else all that needs it would complain as well.
+
     Args:
         name: the file, for messages; None where the options came from Python.
         data: the other program's options.
@@ -50,6 +52,8 @@ class Conversion:
     table: ClassVar[KeyTable]
     #: Sections, beside ``datasets``, whose keys are read one by one.
     sections_read: ClassVar[tuple[str, ...]]
+    #: What the members of ``datasets`` are called; longer names may begin so.
+    data_sets: ClassVar[tuple[str, ...]]
     #: Whether a key that the program does not know is a mistake; else it is named and ignored.
     strict: ClassVar[bool]
 
@@ -63,6 +67,9 @@ class Conversion:
         self.idle: dict[KeyPath, str] = {}
         self._read: set[KeyPath] = set()
         self._problems: list[tuple[int, str]] = []
+        #: Misspelt keys, told before everything else.
+        self._causes: list[tuple[int, str]] = []
+        self._mend()
 
     # ------------------------------------------------------------------ reading
 
@@ -154,10 +161,57 @@ class Conversion:
 
     @contextmanager
     def problems_first(self) -> Iterator[None]:
-        """Raise what was collected when the block ends, sorted by line."""
-        yield
-        if self._problems:
-            raise UserError("\n".join(text for _, text in sorted(self._problems)))
+        """Raise what was collected when the block ends: misspelt keys, then the rest, each sorted by line."""
+        causes = [text for _, text in sorted(self._causes)]
+        try:
+            yield
+        except UserError as error:
+            raise UserError("\n".join([*causes, str(error)])) from None
+        if causes or self._problems:
+            raise UserError("\n".join([*causes, *(text for _, text in sorted(self._problems))]))
+
+    # ------------------------------------------------------------------ misspelt keys
+
+    def _mend(self) -> None:
+        """Name every misspelt key whose right name is not there as well, and read it under that name."""
+        self._mend_section((), "")
+        for section in self.sections_read:
+            self._mend_section((section,), section)
+        for name in list(self._names(("datasets",))):
+            if not str(name).startswith(self.data_sets):
+                like = nearest(str(name), self.data_sets)
+                self._rename(("datasets", name), like if like and _alike(str(name), like) else None, "")
+        for name in self._names(("datasets",)):
+            self._mend_section(("datasets", name), "datasets")
+
+    def _mend_section(self, path: KeyPath, section: str) -> None:
+        for name in list(self._names(path)):
+            if self.table.find(section, str(name)) is None:
+                why = f" ({self.table.program} would ignore it silently)"
+                self._rename((*path, name), self._meant(str(name), section), why)
+
+    def _names(self, path: KeyPath) -> dict[str, Any]:
+        value = self._look(path)
+        return value if isinstance(value, dict) else {}
+
+    def _rename(self, place: KeyPath, meant: str | None, why: str) -> None:
+        holder, name = place[:-1], place[-1]
+        if meant is None or meant in self._names(holder):
+            return
+        self._causes.append(
+            (self.line(place), self._message(f"unknown key; did you mean '{meant}'?{why}", place))
+        )
+        self.data = _renamed(self.data, holder, name, meant)
+        size = len(place)
+        under = {
+            (*holder, meant, *key[size:]): line for key, line in self.lines.items() if key[:size] == place
+        }
+        self.lines = self.lines | under
+
+    def _meant(self, name: str, section: str) -> str | None:
+        """The key of the program that an unknown one is a misspelling of."""
+        like = nearest(name, self.table.names(section))
+        return like if like is not None and _alike(name, like) else None
 
     # ------------------------------------------------------------------ keys that nobody read
 
@@ -189,21 +243,31 @@ class Conversion:
 
     def _unknown(self, place: KeyPath, section: str) -> None:
         name, program = str(place[-1]), self.table.program
-        known = self.table.names(section)
-        like = nearest(name, known)
+        like = self._meant(name, section)
         elsewhere = " and ".join(self.table.sections_with(name))
-        if like is not None and (
-            like.lower().startswith(name.lower())
-            or SequenceMatcher(None, name.lower(), like.lower()).ratio() >= _MISSPELT
-        ):
+        if like is not None:
             self.problem(f"unknown key; did you mean '{like}'? ({program} would ignore it silently)", place)
         elif self.strict:
-            hint = f"it belongs to {elsewhere}" if elsewhere else f"known here: {', '.join(known)}"
+            known = ", ".join(self.table.names(section))
+            hint = f"it belongs to {elsewhere}" if elsewhere else f"known here: {known}"
             self.problem(f"unknown key; {hint} ({program} would ignore it silently)", place)
         elif elsewhere:
             self.note(f"does nothing here: {program} reads it in {elsewhere}", place)
         else:
             self.note(f"unknown key, ignored by {program} and here", place)
+
+
+def _alike(name: str, like: str) -> bool:
+    if like.lower().startswith(name.lower()):
+        return True
+    return SequenceMatcher(None, name.lower(), like.lower()).ratio() >= _MISSPELT
+
+
+def _renamed(data: dict[str, Any], holder: KeyPath, name: str | int, meant: str) -> dict[str, Any]:
+    """``data`` with one key under ``holder`` renamed in its place; what the caller holds stays as it is."""
+    if holder:
+        return {**data, holder[0]: _renamed(data[str(holder[0])], holder[1:], name, meant)}
+    return {meant if key == name else key: value for key, value in data.items()}
 
 
 def _names(places: Iterable[KeyPath]) -> str:

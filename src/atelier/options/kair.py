@@ -45,11 +45,13 @@ def convert(file: OptionFile, processes: int | None = None) -> tuple[ForeignTree
         UserError: with file and line for what is not supported, contradicts itself, or is a known key misspelt.
     """
     conversion = Conversion(file.name or None, file.data, file.lines)
-    if conversion.get("model") != "plain":
-        kind = conversion.get("model")
-        what = f" ({_MODELS[kind]})" if isinstance(kind, str) and kind in _MODELS else ""
-        raise conversion.error(f"given {show(kind)}, not supported yet{what}; supported: 'plain'", ("model",))
     with conversion.problems_first():
+        if conversion.get("model") != "plain":
+            kind = conversion.get("model")
+            what = f" ({_MODELS[kind]})" if isinstance(kind, str) and kind in _MODELS else ""
+            raise conversion.error(
+                f"given {show(kind)}, not supported yet{what}; supported: 'plain'", ("model",)
+            )
         processes = _convert_top(conversion, processes)
         convert_network(conversion)
         convert_datasets(conversion, processes)

@@ -11,4 +11,5 @@ class Conversion(foreign.Conversion):
 
     table = TABLE
     sections_read = ("path", "netG", "train")
+    data_sets = ("train", "test")
     strict = False
