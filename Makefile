@@ -25,7 +25,8 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 benchmarks: $(STAMP)
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	# Code 2: a script that needs a device or files that are not here has said which.
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || [ $$? -eq 2 ] || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
