@@ -266,7 +266,8 @@ def _alike(name: str, like: str) -> bool:
 def _renamed(data: dict[str, Any], holder: KeyPath, name: str | int, meant: str) -> dict[str, Any]:
     """``data`` with one key under ``holder`` renamed in its place; what the caller holds stays as it is."""
     if holder:
-        return {**data, holder[0]: _renamed(data[str(holder[0])], holder[1:], name, meant)}
+        first = str(holder[0])
+        return {**data, first: _renamed(data[first], holder[1:], name, meant)}
     return {meant if key == name else key: value for key, value in data.items()}
 
 
