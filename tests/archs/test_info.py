@@ -13,7 +13,7 @@ from torch import nn
 from archs.examples import OFFICIAL, lively, on_meta, save, small_options, small_swinir
 from atelier.archs import SRVGGNetCompact
 from atelier.archs.compact_options import SRVGGNetCompactOptions
-from atelier.archs.info import count_macs, count_parameters, describe, parse_size, peak_memory
+from atelier.archs.info import count_macs, count_parameters, describe, describe_lines, parse_size, peak_memory
 from atelier.archs.swinir_options import SwinIROptions
 from atelier.errors import UserError
 
@@ -124,6 +124,20 @@ def page(path: Path, **more: Any) -> dict[str, str]:
         title = line[:14].strip() or title
         rows[title] = (rows[title] + "\n" if title in rows else "") + line[14:]
     return rows
+
+
+def test_what_is_known_comes_before_anything_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(small_swinir(), tmp_path / "net.pth")
+
+    def runs(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("atelier.archs.info.count_macs", runs)
+    lines = describe_lines(path)
+    known = [next(lines) for _ in range(8)]
+    assert known[0].startswith("file ") and known[7].endswith(" without relative-position tables")
+    with pytest.raises(KeyboardInterrupt):
+        next(lines)
 
 
 def test_page_of_a_swinir(tmp_path: Path) -> None:

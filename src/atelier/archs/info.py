@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,14 @@ def peak_memory(net: nn.Module, channels: int, size: tuple[int, int]) -> int:
 
 
 def describe(model: Path | str, *, size: tuple[int, int] = (64, 64), param_key: str | None = None) -> str:
-    """A page of facts about a weight file.
+    """The lines of :func:`describe_lines` as one page."""
+    return "\n".join(describe_lines(model, size=size, param_key=param_key))
+
+
+def describe_lines(
+    model: Path | str, *, size: tuple[int, int] = (64, 64), param_key: str | None = None
+) -> Iterator[str]:
+    """A page of facts about a weight file, line by line: what is known at once before what takes a run to know.
 
     Args:
         model: the file.
@@ -125,25 +133,30 @@ def describe(model: Path | str, *, size: tuple[int, int] = (64, 64), param_key: 
     ]
     if without_tables != parameters:
         rows.append(("", f"{without_tables:,} without relative-position tables"))
+    yield from _lines(rows)
     at = f"for {size[0]}x{size[1]} (height x width)"
-    rows += _cost_rows(loaded.net, facts.in_channels, size, at)
+    yield from _lines(_cost_rows(loaded.net, facts.in_channels, size, at))
     peak = peak_memory(loaded.net, facts.in_channels, size)
-    rows.append(
+    rows = [
         (
             "peak memory",
             f"{peak / 1e6:.1f} MB of tensors in one forward {at}, CPU, float32, beside the weights",
-        )
-    )
-    rows.append(("precision", _precision(facts.supports_half, facts.supports_bfloat16)))
+        ),
+        ("precision", _precision(facts.supports_half, facts.supports_bfloat16)),
+    ]
     if facts.options is not None:
         rows.append(("options", ", ".join(f"{key}: {value}" for key, value in facts.options.items())))
-    lines = [f"{title:<14}{text}" for title, text in rows]
     if without_tables != parameters:
-        lines.append(
-            "note          two conventions are published: parameters with or without the tables, multiply-adds with or "
+        conventions = (
+            "two conventions are published: parameters with or without the tables, multiply-adds with or "
             "without the attention products; compare like with like"
         )
-    return "\n".join(lines)
+        rows.append(("note", conventions))
+    yield from _lines(rows)
+
+
+def _lines(rows: list[tuple[str, str]]) -> Iterator[str]:
+    return (f"{title:<14}{text}" for title, text in rows)
 
 
 def _weights_line(loaded: LoadedNetwork) -> str:

@@ -17,9 +17,12 @@ def info(
     ] = None,
 ) -> None:
     """What a weight file holds: architecture, scale, channels, parameters, MACs, memory."""
-    from atelier.archs.info import describe, parse_size
+    from atelier.archs.info import describe_lines, parse_size
     from atelier.options.read import import_modules
 
     import_modules(plugin or [])
 
-    typer.echo(describe(model, size=parse_size(size), param_key=param_key))
+    for line in describe_lines(model, size=parse_size(size), param_key=param_key):
+        typer.echo(
+            line
+        )  # flushes: on a large network the first costs come seconds after what is known at once
