@@ -278,6 +278,8 @@ def test_a_tap_inside_a_checkpoint_survives_the_recomputation() -> None:
         taps = Taps(net, ["block#2"])
         net(x).mean().backward(retain_graph=True)
         net.zero_grad()
+        # What ran again in the backward pass was no call of the forward pass.
+        assert taps._record.calls == {"block": 3}
         (feature,) = taps.collect()
         feature.square().mean().backward()
         results.append([each.grad.clone() for each in net.parameters() if each.grad is not None])
@@ -386,6 +388,19 @@ def test_looking_at_a_network_leaves_it_as_it_was() -> None:
     net(torch.rand(1, 3, 8, 8))
     with pytest.raises(RuntimeError, match="needs a forward pass"):
         taps.collect()
+
+
+def test_disabled_taps_and_modules_called_on_their_own_keep_nothing() -> None:
+    net = compact()
+    taps = Taps(net)
+    net.body[3](torch.rand(1, 8, 4, 4))
+    taps.enabled = False
+    net(torch.rand(1, 3, 8, 8))
+    assert taps._record.kept == {}
+    taps.enabled = True
+    net(torch.rand(1, 3, 8, 8))
+    taps.enabled = False
+    assert taps._record.kept == {}
 
 
 def test_keep_drops_the_others_hooks_and_memory() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from atelier.archs.foreign import ForeignNetwork
 from atelier.errors import UserError
@@ -70,7 +71,7 @@ class Taps:
         self._places = resolve(names, found, size, where)
         self._modules = dict(root.named_modules())
         self._record = _Record()
-        self._detach: list[Callable[[], None]] = []
+        self._handles: list[RemovableHandle] = []
         self._attach()
 
     @property
@@ -143,18 +144,21 @@ class Taps:
 
     def remove(self) -> None:
         """Take the taps off the network; what was kept is dropped."""
-        for detach in self._detach:
-            detach()
-        self._detach.clear()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
         self._record.drop()
 
     def _attach(self) -> None:
         record = self._record
-        self._detach.append(_around(self._outer, _Begin(record), _End(record)))
+        self._handles.append(self._outer.register_forward_pre_hook(_Begin(record)))
+        self._handles.append(self._outer.register_forward_hook(_End(record)))
         for name in dict.fromkeys(place.module for place in self._places):
-            copied = frozenset(each.call for each in self._places if each.module == name and each.changes)
-            wanted = frozenset(each.call for each in self._places if each.module == name)
-            self._detach.append(_around(self._modules[name], None, _Keep(record, name, wanted, copied)))
+            here = [place for place in self._places if place.module == name]
+            wanted = frozenset(place.call for place in here)
+            copied = frozenset(place.call for place in here if place.changes)
+            keep = _Keep(record, name, wanted, copied)
+            self._handles.append(self._modules[name].register_forward_hook(keep))
 
 
 @dataclass
@@ -221,40 +225,6 @@ def _no_hook() -> Callable[..., None]:
 
 def _nothing(*_: Any) -> None:
     return None
-
-
-def _around(module: nn.Module, before: _Begin | None, after: _End | _Keep) -> Callable[[], None]:
-    """Calls ``before`` and ``after`` around every call of ``module``; the result takes both off again.
-
-    What ``Module.compile`` made is called from outside: the compiler does not look again for hooks that are put on a
-    module after its first compiled call.
-    """
-    compiled = module._compiled_call_impl
-    if compiled is None:
-        handles = [module.register_forward_hook(after)]
-        if before is not None:
-            handles.append(module.register_forward_pre_hook(before))
-
-        def take_off() -> None:
-            for handle in handles:
-                handle.remove()
-
-        return take_off
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if before is not None:
-            before(module, args)
-        output = compiled(*args, **kwargs)
-        after(module, args, output)
-        return output
-
-    def restore() -> None:
-        # Compiled anew in the meantime: that one is not ours to take away.
-        if module._compiled_call_impl is call:
-            module._compiled_call_impl = compiled
-
-    module._compiled_call_impl = call
-    return restore
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:
