@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,7 @@ def describe_lines(
     rows = [
         ("file", f"{model}, {Path(model).stat().st_size / 1e6:.2f} MB"),
         ("weights", _weights_line(loaded)),
+        *_origin(loaded.transfer),
         ("architecture", facts.architecture + (" (through spandrel)" if facts.source == "spandrel" else "")),
         ("purpose", facts.purpose),
         ("scale", f"x{facts.scale}"),
@@ -163,6 +164,19 @@ def _weights_line(loaded: LoadedNetwork) -> str:
     key = f"entry '{loaded.report.param_key}'" if loaded.report.param_key else "bare"
     ignored = f", {len(loaded.report.ignored)} constants ignored" if loaded.report.ignored else ""
     return f"{key}, {len(loaded.report.loaded)} tensors{ignored}"
+
+
+def _origin(transfer: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What a file of ``atelier transfer`` came from; whatever else may stand in the record is left alone."""
+    if transfer is None:
+        return []
+    how = [str(transfer.get("method", "method not said"))]
+    shown = ("sweeps", "polish") if how == ["least-squares"] else ("polish",)  # other methods make no sweeps
+    how += [f"{key} {transfer[key]}" for key in shown if transfer.get(key)]
+    how += [f"folded to x{transfer['folded_scale']}"] * bool(transfer.get("folded_scale"))
+    how += ["grey"] * bool(transfer.get("grey"))
+    digest = str(transfer.get("source_sha256", "not said"))
+    return [("transferred", f"from {transfer.get('source', 'a file')} ({', '.join(how)}), SHA-256 {digest}")]
 
 
 def _cost_rows(net: nn.Module, channels: int, size: tuple[int, int], at: str) -> list[tuple[str, str]]:

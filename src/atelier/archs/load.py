@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import ValidationError
@@ -25,11 +25,15 @@ INHERITING: Final = ("SwinIR", "SRVGGNetCompact")
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network in evaluation mode on the CPU, what it is, and what was read."""
+    """A network in evaluation mode on the CPU, what it is, and what was read.
+
+    ``transfer`` is the record of ``atelier transfer`` (source, its SHA-256, method), where the file has one.
+    """
 
     net: nn.Module
     facts: NetworkFacts
     report: LoadReport
+    transfer: Mapping[str, Any] | None = None
 
 
 def load_network(path: Path | str, *, param_key: str | None = None) -> LoadedNetwork:
@@ -52,7 +56,9 @@ def load_network(path: Path | str, *, param_key: str | None = None) -> LoadedNet
     report, values = compare(net, file)
     _require_complete(report)
     net.load_state_dict(values)
-    return LoadedNetwork(net.eval(), facts_of(options), report)
+    transfer = file.metadata.get("transfer")
+    record = transfer if isinstance(transfer, Mapping) else None
+    return LoadedNetwork(net.eval(), facts_of(options), report, record)
 
 
 def load_state(

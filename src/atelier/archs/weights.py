@@ -25,6 +25,8 @@ from atelier.errors import UserError
 from atelier.files import atomic_path
 
 _KEYS = ("params_ema", "params", "state_dict")
+# Entries of our files that are records, not weights.
+_RECORDS = ("options", "transfer")
 # Where safetensors keeps our metadata; its header holds strings only.
 _HEADER = "atelier"
 
@@ -36,7 +38,8 @@ class StateFile:
     Attributes:
         state: name -> tensor on the CPU, ``module.`` prefixes stripped.
         param_key: the entry it stood under; None for a bare file.
-        metadata: what stood beside the weights, ``arch`` and ``options`` among it in our own files.
+        metadata: what stood beside the weights, ``arch`` and ``options`` among it in our own files, and
+            ``transfer`` where ``atelier transfer`` wrote it (from which file, how).
         path: where it was read; None for a state from memory.
     """
 
@@ -83,7 +86,7 @@ def read_weights(path: Path | str, param_key: str | None = None) -> StateFile:
     if chosen is None:
         return StateFile(_named_tensors(content, path, None), None, {}, path)
     metadata = {
-        key: value for key, value in content.items() if not isinstance(value, Mapping) or key == "options"
+        key: value for key, value in content.items() if not isinstance(value, Mapping) or key in _RECORDS
     }
     return StateFile(_named_tensors(content[chosen], path, chosen), chosen, metadata, path)
 

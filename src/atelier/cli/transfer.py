@@ -34,6 +34,10 @@ def transfer(
     folded_scale: Annotated[
         _Int, typer.Option("--folded-scale", min=1, help="First fold the source to this scale, exactly.")
     ] = None,
+    sweeps: Annotated[
+        int,
+        typer.Option("--sweeps", min=0, help="least-squares: solves of all layers together."),
+    ] = 4,
     polish: Annotated[
         int, typer.Option("--polish", min=0, help="Adam steps towards the source's output.")
     ] = 0,
@@ -56,6 +60,7 @@ def transfer(
         "method": method,
         "grow": grow,
         "where": where,
+        "sweeps": sweeps,
         "polish": polish,
         "seed": seed,
     }

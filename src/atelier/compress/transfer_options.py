@@ -29,6 +29,11 @@ class TransferOptions(Options):
         1e-5, gt=0, description="damping of least squares, as a share of the mean input power"
     )
     rows: int = Field(320, ge=1, description="pixels of each calibration crop that enter the sums")
+    sweeps: int = Field(
+        4,
+        ge=0,
+        description="least-squares: solves of all layers together for the source's output, see sweeps.py",
+    )
     polish: int = Field(0, ge=0, description="Adam steps on all weights towards the source's output")
     polish_lr: float = Field(5e-4, gt=0, description="first rate of the polish; it falls to 0 along a cosine")
     seed: int = Field(0, ge=0)

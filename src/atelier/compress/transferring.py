@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from atelier.archs.compact import SRVGGNetCompact
-from atelier.compress.chain import Chain, Layer, compact_chain
+from atelier.compress.chain import Chain, Layer, compact_chain, run
 from atelier.compress.fold import built
 from atelier.compress.growth import deepen, duplicate, require_growable, widen
 from atelier.compress.least_squares import Tick, collect, relative_errors, solve
 from atelier.compress.moments import Moments
 from atelier.compress.polish import polish
 from atelier.compress.select import Kept, activation_scores, by_elimination, by_scores, l2_scores
+from atelier.compress.sweeps import sweep
 from atelier.compress.transfer_options import TransferOptions
 from atelier.errors import UserError
 from atelier.randomness import Streams
@@ -35,7 +36,7 @@ class Transferred:
         steps: the source's layers that were kept, counted from 0; added layers are not among them.
         kept: output channels of the source in each of these; None for ``l2``, which has no such sets.
         errors: relative error of each of these layers on the calibration pictures, see :func:`relative_errors`;
-            before growth and polish. Empty without calibration pictures or for ``l2``.
+            before growth, sweeps and polish. Empty without calibration pictures or for ``l2``.
     """
 
     net: SRVGGNetCompact
@@ -58,7 +59,7 @@ def transfer(
         options: what is wanted and how.
         calibration: crops [N, C, H, W] in [0, 1] as the network will meet them; ``l2`` and ``l2-aligned`` need none
             unless polished.
-        tick: called after each layer that was solved and each step of the polish (:func:`ticks` in all).
+        tick: called after each layer that was solved, each sweep and each step of the polish (:func:`ticks` in all).
 
     Raises:
         UserError: the source is another network, or the sizes do not go with the method.
@@ -79,8 +80,8 @@ def transfer(
 
 def ticks(source: SRVGGNetCompact, options: TransferOptions) -> int:
     """How often :func:`transfer` will call ``tick``."""
-    solved = min(options.num_conv, source.options.num_conv) + 2 if options.method == "least-squares" else 0
-    return solved + options.polish
+    solved = min(options.num_conv, source.options.num_conv) + 2 + options.sweeps
+    return (solved if options.method == "least-squares" else 0) + options.polish
 
 
 def _sized(
@@ -123,6 +124,21 @@ def _sized(
             duplicate(chain, depth)
             if options.grow == "duplicate"
             else deepen(chain, depth, source.options.act_type, options.where)
+        )
+    if options.method == "least-squares" and options.sweeps:
+        assert calibration is not None
+        # Added layers take part: from here on they are as free as the others.
+        with torch.no_grad():
+            wanted = torch.cat([run(layers, batch) for batch in torch.split(calibration, 8)])
+        chain = sweep(
+            chain,
+            calibration,
+            wanted,
+            places,
+            sweeps=options.sweeps,
+            seed=options.seed,
+            fit_slopes=source.options.act_type == "prelu",
+            tick=tick,
         )
     return chain, steps, kept, errors
 
