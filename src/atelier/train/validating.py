@@ -117,7 +117,7 @@ class Validator:
     def compare(
         self, nets: Mapping[str, nn.Module], count: int, *, quiet: bool
     ) -> tuple[Metric, dict[str, float]]:
-        """The first metric of networks and of bicubic (or the input), on the first ``count`` pictures of the first set."""
+        """The first metric of networks and of bicubic (or the input), on the first set's first ``count`` pictures."""
         name, metric = next(iter(self._metrics.items()))
         key, whole = next(iter(self.sets.items()))
         pairs = [whole[place] for place in range(min(count, len(whole)))]

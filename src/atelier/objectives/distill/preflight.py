@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -55,10 +54,13 @@ def preflight(objective: DistillObjective, batch: TrainingBatch) -> Findings:
         return Findings()
     lines = [_look_at(teacher, batch) for teacher in apprentice.school.teachers]
     lines += apprentice.school.pairs
-    state = deepcopy(apprentice.terms.state_dict())
-    with torch.random.fork_rng(devices=_cuda(batch.lq.device)):
-        pixel, checks = _terms(objective, apprentice, batch)
-    apprentice.terms.load_state_dict(state)
+    # In evaluation mode statistics are not gathered, which would be a meeting of all ranks.
+    apprentice.terms.eval()
+    try:
+        with torch.random.fork_rng(devices=_cuda(batch.lq.device)):
+            pixel, checks = _terms(objective, apprentice, batch)
+    finally:
+        apprentice.terms.train()
     for teacher in apprentice.school.teachers:
         if any(parameter.grad is not None for parameter in teacher.net.parameters()):
             raise UserError(f"{teacher.title}: a term sent a gradient into the teacher")
