@@ -275,11 +275,11 @@ def test_a_tap_inside_a_checkpoint_survives_the_recomputation() -> None:
     for reentrant in (None, False):
         torch.manual_seed(2)
         net = Twice(reentrant)
-        taps = Taps(net, ["block#2"])
+        taps = Taps(net, ["block.0#2"])
         net(x).mean().backward(retain_graph=True)
         net.zero_grad()
         # What ran again in the backward pass was no call of the forward pass.
-        assert taps._record.calls == {"block": 3}
+        assert taps._record.calls == {"block.0": 3}
         (feature,) = taps.collect()
         feature.square().mean().backward()
         results.append([each.grad.clone() for each in net.parameters() if each.grad is not None])
