@@ -400,8 +400,8 @@ def test_a_flexible_load_of_next_to_nothing_is_refused() -> None:
     with pytest.raises(
         UserError,
         match=r"^NOTHING USABLE in a state in memory: 1 of 8 tensors, 12 of 712 elements \(1\.69 %\) would be reused, "
-        r"less than min_loaded 0\.02; use path\.load=inherit, or start fresh with path\.resume=never "
-        r"\(path\.min_loaded=0 ",
+        r"less than min_loaded 0\.02; use path\.load=inherit, or start fresh \(path\.resume=never, "
+        r"or no path\.pretrain_network_g\) \(path\.min_loaded=0 ",
     ):
         load_state(net, in_memory(state), "flexible", min_loaded=0.02)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -411,7 +411,8 @@ def test_a_flexible_load_of_next_to_nothing_is_refused() -> None:
 def test_nothing_matched_is_an_error_whatever_is_asked_for() -> None:
     net = SRVGGNetCompact(num_feat=4, num_conv=1, upscale=2)
     with pytest.raises(
-        UserError, match=r"0 of 8 tensors.*nothing at all; start fresh with path\.resume=never$"
+        UserError,
+        match=r"0 of 8 tensors.*nothing at all; start fresh \(path\.resume=never, or no path\.pretrain_network_g\)$",
     ):
         load_state(net, in_memory({"weight": torch.zeros(3)}), "flexible", min_loaded=0)
     with pytest.raises(UserError, match="No other mode of loading would find anything to reuse"):

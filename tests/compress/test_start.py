@@ -113,7 +113,8 @@ def test_the_source_documents_change() -> None:
     with pytest.raises(
         UserError,
         match=r"NOTHING USABLE in a state in memory: 1 of 490 tensors, 1 of 11,497,681 elements \(0\.00 %\) would be "
-        r"reused, less than min_loaded 0\.01; use path\.load=inherit, or start fresh with path\.resume=never",
+        r"reused, less than min_loaded 0\.01; use path\.load=inherit, or start fresh \(path\.resume=never, "
+        r"or no path\.pretrain_network_g\)",
     ):
         start_from(new, as_file(old), mode="flexible")
     with pytest.raises(UserError, match=r"Size mismatch \(177\):[\s\S]*path\.load=inherit would carry"):
@@ -199,7 +200,10 @@ def test_an_average_of_another_network_is_refused() -> None:
 def test_too_little_to_inherit_is_refused_and_nothing_changes(min_loaded: float) -> None:
     new = built(1, embed_dim=48)
     before = {key: value.clone() for key, value in new.state_dict().items()}
-    with pytest.raises(UserError, match=r"^NOTHING USABLE.*elements.*start fresh with path\.resume=never"):
+    with pytest.raises(
+        UserError,
+        match=r"^NOTHING USABLE.*elements.*start fresh \(path\.resume=never, or no path\.pretrain_network_g\)",
+    ):
         start_from(new, as_file(built()), mode="inherit", min_loaded=min_loaded)
     assert same(new, before)
 

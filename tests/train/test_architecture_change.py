@@ -372,3 +372,36 @@ def test_written_state_is_what_kair_files_hold(kair_run: Path) -> None:
     trainer = trainer_of(kair_run, OLD)
     bare = torch.load(kair_run / "models" / "8_G.pth", weights_only=True)
     assert list(written_state(trainer.nets["g"])) == list(bare)
+
+
+def rates(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["lr"] for line in lines if line["kind"] == "train"]
+
+
+def test_inherited_weights_begin_gently_and_a_resume_goes_on_so(old_run: Path) -> None:
+    """An optimiser without moments would move every weight by the full rate."""
+    overrides = ["path.load=inherit", "logger.print_freq=1", "train.total_iter=40", "train.optim_g.lr=1e-3"]
+    overrides += ["logger.save_checkpoint_freq=2", "logger.keep_last=null"]
+    options = denoiser(old_run.parent, NEW, train={"scheduler": {"type": "MultiStepLR", "milestones": []}})
+    train(options, [*overrides, "train.total_iter=40"], quiet=True, auto_resume=True)
+    expected = [2.5e-4, 5e-4, 7.5e-4, *([1e-3] * 37)]
+    assert rates(old_run) == pytest.approx(expected)
+    assert "learning rate: rises over 4 steps" in log(old_run)
+    weights = (old_run / "models" / "net_g_40.pth").read_bytes()
+    for step in range(4, 42, 2):
+        (old_run / "training_states" / f"{step}.json").unlink(missing_ok=True)
+    train(options, [*overrides, "train.total_iter=40"], quiet=True, auto_resume=True)
+    assert rates(old_run) == pytest.approx(expected)
+    resumed = read_weights(old_run / "models" / "net_g_40.pth", "params").state
+    (old_run / "first.pth").write_bytes(weights)
+    first = read_weights(old_run / "first.pth", "params").state
+    assert all(torch.equal(value, first[key]) for key, value in resumed.items())
+
+
+def test_the_gentle_beginning_can_be_left_out(old_run: Path) -> None:
+    options = denoiser(old_run.parent, NEW, train={"scheduler": {"type": "MultiStepLR", "milestones": []}})
+    overrides = ["path.load=inherit", "path.inherit.warmup=0", "logger.print_freq=1", "train.optim_g.lr=1e-3"]
+    train(options, [*overrides, "train.total_iter=2"], quiet=True, auto_resume=True)
+    assert rates(old_run) == pytest.approx([1e-3, 1e-3])
+    assert "train.warmup_iter=1 makes them gentler" in log(old_run)

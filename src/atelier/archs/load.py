@@ -135,7 +135,7 @@ def require_usable(report: LoadReport, min_loaded: float, *, inheritable: bool =
     override = " (path.min_loaded=0 loads it all the same)" if report.reused else ""
     raise UserError(
         f"NOTHING USABLE in {report.source}: {report.reuse()} would be reused, {wanted}; "
-        f"{instead}start fresh with path.resume=never{override}"
+        f"{instead}start fresh (path.resume=never, or no path.pretrain_network_g){override}"
     )
 
 
@@ -144,6 +144,12 @@ def _without_constants(net: nn.Module, file: StateFile) -> tuple[Mapping[str, Te
     options = getattr(net, "options", None)
     if not isinstance(options, NetworkOptions):
         return file.state, {}
+    told = file.metadata.get("options")
+    if isinstance(told, Mapping) and file.metadata.get("arch") == options.type:
+        try:
+            options.check_origin(told)
+        except UserError as error:
+            raise UserError(f"{_name(file)}: {error}") from None
     try:
         return options.network_state(file.state)
     except UserError as error:

@@ -438,7 +438,15 @@ class RunOptions(Options):
         """Things that are allowed but probably not meant, one sentence each."""
         if self._warnings is not None:
             return self._warnings
-        notes = [*self._notes, *self.train.scheduler.check(self.train.total_iter)]
+        notes = [*self._notes, *self.network_g.notes(), *self.train.scheduler.check(self.train.total_iter)]
+        decay, total = self.train.ema_decay, self.train.total_iter
+        if decay and total * (1 - decay) < 1:
+            span = round(1 / (1 - decay))
+            notes.append(
+                f"train.ema_decay {decay:g} averages over about {span:,} steps, the run has {total:,}: its "
+                "averaged weights, which are validated and saved as the best, will lag behind the network; "
+                f"train.ema_decay={1 - 10 / max(total, 20):.3g} suits this length"
+            )
         if not self.datasets.validation:
             notes.append("no datasets.val: nothing will be measured and no best checkpoint is kept")
         elif self.val.val_freq > self.train.total_iter:

@@ -244,7 +244,10 @@ def colour_drift(records: Sequence[Record], options: ColourOptions) -> Alarm | N
     if not found or found[-1][0] < options.after_steps:
         return None
     at, name, signs = found[-1]
-    remedy = "Check how the weights were transferred (atelier transfer --method), or lower the GAN weight"
+    remedy = (
+        "Wait until the averaged weights have caught up (train.ema_decay), look for a range or channel order that "
+        "differs between lq and gt, check how weights were transferred, or lower the GAN weight if there is one"
+    )
     shift, chroma = float(signs.get("colour_shift", 0)), float(signs.get("chroma", 1))
     if shift > options.most_shift:
         seen = f"a channel's mean on {name} is off by {shift:.1f} of 255 levels"

@@ -193,7 +193,7 @@ class _Run:
                 except UserError as error:
                     self.tracker.log_only(f"stopped: {error}")
                     raise
-            return self._finish(trainer, stop, metrics)
+            return self._finish(trainer, validator, stop, metrics)
         finally:
             data.close()
             self.tracker.close()
@@ -261,13 +261,7 @@ class _Run:
                 f"step: {origin.iteration} ({how}; the checkpoint stood at {origin.state['iter']})"
             )
         report = trainer.start_report or report
-        restored = len(report.optimizer["restored"]) if report.optimizer is not None else 0
-        if report.mode != "strict" and 2 * restored < report.tensors and self.options.train.warmup_iter <= 0:
-            steps = min(500, max(1, self.options.train.total_iter // 10))
-            self.notes.append(
-                f"Adam's first steps move every weight by the full rate, also what was learned: train.warmup_iter="
-                f"{steps} makes them gentler"
-            )
+        self._begin_gently(trainer, report)
         message = None
         assert origin.start is not None
         former = options_of(origin.start.weights)
@@ -285,6 +279,27 @@ class _Run:
                 message = str(error)
         self.ranks.agree_on_error(message)
         self._check_place(trainer)
+
+    def _begin_gently(self, trainer: Trainer, report: LoadReport) -> None:
+        """Let the rate rise where the weights are known and the optimiser's moments are not."""
+        restored = len(report.optimizer["restored"]) if report.optimizer is not None else 0
+        if report.mode == "strict" or 2 * restored >= report.tensors or self.options.train.warmup_iter > 0:
+            return
+        left = self.options.train.total_iter - trainer.iteration
+        automatic = min(500, max(1, left // 10))
+        wanted = self.options.path.inherit.warmup
+        steps = automatic if wanted == "auto" else wanted
+        if report.mode == "inherit" and steps:
+            trainer.rise = (trainer.iteration, steps)
+            self.beginnings.append(
+                f"learning rate: rises over {steps} steps, so that an optimiser without moments does not throw away "
+                "what was carried (path.inherit.warmup)"
+            )
+        elif not steps or report.mode == "flexible":
+            self.notes.append(
+                "Adam's first steps move every weight by the full rate, also what was learned: train.warmup_iter="
+                f"{automatic} makes them gentler"
+            )
 
     def _check_place(self, trainer: Trainer) -> None:
         total = self.options.train.total_iter
@@ -508,11 +523,19 @@ class _Run:
                 message = str(error)
         self.ranks.agree_on_error(message)
 
-    def _finish(self, trainer: Trainer, stop: StopRequest, metrics: dict[str, dict[str, float]]) -> RunResult:
+    def _finish(
+        self, trainer: Trainer, validator: Validator, stop: StopRequest, metrics: dict[str, dict[str, float]]
+    ) -> RunResult:
         finished = trainer.iteration >= self.options.train.total_iter
         trainer.objective.verify()
         report = None
         if self.ranks.first:
+            file = self.folder.models / f"net_g_best{self.suffix}"
+            if validator.best is not None and file.exists():
+                best = validator.best
+                self.tracker.say(
+                    f"best: {best.protocol} on {best.name} {best.value:.4f} at step {best.iteration}: {file}"
+                )
             report = write_report(self.folder.root)
             self.tracker.say(f"report: {report}")
         code = 0 if finished else (stop.exit_code or 143)

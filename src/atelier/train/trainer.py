@@ -63,6 +63,8 @@ class Trainer:
     ) -> None:
         self.options, self.ranks = options, ranks
         self.iteration = 0
+        #: (step it began at, steps) of a rate that rises after inherited weights; None: no such rise.
+        self.rise: tuple[int, int] | None = None
         train = options.train
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
@@ -192,7 +194,7 @@ class Trainer:
         torch.manual_seed(Streams(self.options.manual_seed, step, self.ranks.rank).torch_seed("network"))
         for role, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self.schedules[role](step)
+                group["lr"] = self.schedules[role](step) * self._risen(step, role)
             optimizer.zero_grad(set_to_none=True)
         accumulate = self.options.train.accumulate
         terms: dict[str, Tensor] = {}
@@ -203,6 +205,13 @@ class Trainer:
         norm = self._update(step, terms, batch.samples)
         self.meters.add(terms | ({"grad_norm": norm} if norm is not None else {}))
         self.iteration = step
+
+    def _risen(self, step: int, role: str) -> float:
+        """The share of its rate that a network with inherited weights learns at."""
+        if self.rise is None or role != "g":
+            return 1.0
+        began, steps = self.rise
+        return min(1.0, (step - began) / steps)
 
     def _micro_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Forward and backward of one micro-batch; the gradients stay in the parameters."""
@@ -329,6 +338,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "objective": self.objective.state_dict(),
             "meters": self.meters.state_dict(),
+            "rise": list(self.rise) if self.rise is not None else None,
         }
         if self.options.checkpoint_format == "safetensors":
             # A safetensors file holds one set of weights, so the trained and the averaged ones stand here.
@@ -371,6 +381,8 @@ class Trainer:
         self.objective.load_state_dict(state.get("objective") or {})
         self.meters.load_state_dict(state.get("meters") or {})
         self.iteration = int(state["iter"])
+        began, steps = state.get("rise") or (0, 0)
+        self.rise = (int(began), int(steps)) if steps else None
         weights = [f"weights of network_{role} ({checkpoint.models[role].name})" for role in self.nets]
         weights += averaged
         return [*weights, restored, f"step {self.iteration}", "place in the data plan"]
