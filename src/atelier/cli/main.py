@@ -13,6 +13,7 @@ from atelier.cli import options as options_commands
 from atelier.cli.compare import compare
 from atelier.cli.demo import demo
 from atelier.cli.evaluate import evaluate
+from atelier.cli.experiment import experiment
 from atelier.cli.info import info
 from atelier.cli.restore import restore
 from atelier.cli.train import report, train
@@ -33,6 +34,7 @@ app.command(short_help="Train a network from an option file.")(train)
 app.command(short_help="Restore a picture or a folder of them.")(restore)
 app.command(short_help="Measure a model on pictures.")(evaluate)
 app.command(short_help="Measure several models on the same pictures; success criteria; report.")(compare)
+app.command(short_help="Arms x seeds: which training is better, with what certainty.")(experiment)
 app.command(short_help="A trained network into a smaller or larger one.")(transfer)
 app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
