@@ -49,6 +49,16 @@ class NetworkOptions(Component):
     def out_channels(self) -> int:
         """Channels of the output picture."""
 
+    def notes(self) -> list[str]:
+        """What to know before such a network is trained, one sentence each."""
+        return []
+
+    def check_origin(self, told: Mapping[str, object]) -> None:
+        """Raise :class:`UserError` where ``told``, the options in a weight file of ours, compute something else.
+
+        Only what leaves the names and shapes of all tensors as they are needs this.
+        """
+
     @property
     def size_multiple(self) -> int:
         """Tile sides and starts should be multiples of this (the window size; 1 for plain convolutions)."""

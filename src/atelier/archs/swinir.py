@@ -18,7 +18,7 @@ from atelier.archs.checks import checked
 from atelier.archs.swinir_block import RSTB, from_rows, residual_conv, to_rows
 from atelier.archs.swinir_elsa_options import ElsaOptions
 from atelier.archs.swinir_head import HEADS, head_modules
-from atelier.archs.swinir_options import SwinIROptions
+from atelier.archs.swinir_options import MARKER, SwinIROptions
 from atelier.archs.swinir_windows import Layouts
 from atelier.errors import UserError
 
@@ -70,6 +70,7 @@ class SwinIR(nn.Module):
         resi_connection: str = "1conv",
         attention: str = "window",
         elsa: ElsaOptions | Mapping[str, Any] | None = None,
+        extra_residual: bool = False,
     ) -> None:
         super().__init__()
         self.options = options = checked(
@@ -95,6 +96,7 @@ class SwinIR(nn.Module):
             resi_connection=resi_connection,
             attention=attention,
             elsa=elsa,
+            extra_residual=extra_residual,
             **({} if upscale is None else {"upscale": upscale}),
         )
         self.upscale, self.img_range, self.window_size = (
@@ -106,6 +108,8 @@ class SwinIR(nn.Module):
         # One entry a channel is right for any number of channels: only RGB has a mean.
         mean = torch.tensor(_RGB_MEAN) if in_chans == 3 else torch.zeros(1)
         self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
+        if extra_residual:
+            self.register_buffer(MARKER, torch.ones(()))
         if ape:
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, img_size**2, embed_dim))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)

@@ -85,6 +85,7 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * options.mlp_ratio), options.drop_rate)
         self.drop_path = DropPath(drop_path)
+        self.extra_residual = options.extra_residual
 
     @property
     def order(self) -> Order:
@@ -103,6 +104,10 @@ class SwinBlock(nn.Module):
 
     def forward(self, rows: Tensor, parts: Parts, batch: int) -> Tensor:
         """``rows`` [B*H*W, C] in :attr:`order` to the same shape; ``parts`` from :meth:`parts`."""
+        out = self._plain(rows, parts, batch)
+        return out + rows if self.extra_residual else out
+
+    def _plain(self, rows: Tensor, parts: Parts, batch: int) -> Tensor:
         if self.training or torch.is_grad_enabled() or not prefers_products(rows):
             return self._layer(rows, parts, batch)
         if isinstance(self.attn, ElsaAttention):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atelier.archs.network_options import Shapes
 from atelier.archs.swinir_keys import blocks_of, elsa_from_blocks, heads_of, window_of
+from atelier.archs.swinir_options import MARKER
 from atelier.archs.swinir_windows import official_mask, relative_position_index
 from atelier.errors import UserError
 
@@ -107,6 +108,7 @@ def options_from_shapes(shapes: Shapes) -> dict[str, Any]:
         "upsampler": upsampler,
         "resi_connection": "1conv" if "conv_after_body.weight" in shapes else "3conv",
         **({} if elsa is None else {"attention": "elsa", "elsa": elsa}),
+        **({MARKER: True} if MARKER in shapes else {}),
     }
 
 

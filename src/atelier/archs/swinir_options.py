@@ -9,11 +9,15 @@ from pydantic import Field, field_validator, model_validator
 
 from atelier.archs.network_options import NetworkOptions, Shapes
 from atelier.archs.swinir_elsa_options import ElsaOptions, query_width, spelt_out
+from atelier.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from atelier.archs.swinir import SwinIR
+
+MARKER = "extra_residual"
+"""The buffer that marks a network with the option of this name; its value means nothing."""
 
 Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
 
@@ -23,6 +27,9 @@ class SwinIROptions(NetworkOptions):
 
     ``attention: elsa`` with the nested ``elsa`` replaces window attention (``swinir_elsa_options``); the short forms
     ``elsa: true``, ``use_elsa``, ``elsa_kernel_size``, ``elsa_lam`` and ``elsa_gamma`` are read as well.
+
+    ``extra_residual`` is the student V2 of swinir-knowledge-distillation: a layer then gives about 2x + f(x). Its own
+    files there have the names of the plain network; ours hold a marker, so that no other program takes them for one.
 
     Without an upsampler (``''`` or null) the network predicts a residual at input size and ``upscale`` must be 1.
     """
@@ -66,6 +73,10 @@ class SwinIROptions(NetworkOptions):
     resi_connection: Literal["1conv", "3conv"] = "1conv"
     attention: Literal["window", "elsa"] = "window"
     elsa: ElsaOptions | None = None
+    extra_residual: bool = Field(
+        False,
+        description="every Swin layer adds its own input once more at its end (student V2 of a distillation study)",
+    )
 
     @field_validator("upsampler", mode="before")
     @classmethod
@@ -150,6 +161,23 @@ class SwinIROptions(NetworkOptions):
         fits, instead = allowed[self.upsampler]
         if not fits:
             raise ValueError(f"upscale {scale} with upsampler '{self.upsampler}': allowed is {instead}")
+
+    def notes(self) -> list[str]:
+        """What is known of ``extra_residual``."""
+        if not self.extra_residual:
+            return []
+        return [
+            "network_g.extra_residual: every Swin layer gives about 2x + f(x), so features grow about "
+            f"2^{max(self.depths)}-fold in each RSTB; this was the worst arm of its study (0.16 dB below no "
+            "distillation at 20,000 steps), and no other program knows such a network"
+        ]
+
+    def check_origin(self, told: Mapping[str, object]) -> None:
+        """A plain network's file of ours is not taken for one with ``extra_residual``."""
+        if self.extra_residual and not told.get(MARKER):
+            raise UserError(
+                "the file holds a SwinIR without extra_residual, whose weights mean something else in a network with it"
+            )
 
     def build(self) -> SwinIR:
         """The network, initialised as the original (truncated normal 0.02)."""
@@ -238,4 +266,9 @@ class SwinIROptions(NetworkOptions):
 
         state, dead = own_names(state)
         own, constants = without_constants(state, self.window_size)
+        if self.extra_residual and MARKER not in own:
+            # The original's files have no marker: asked for by the option, they are believed.
+            import torch
+
+            own[MARKER] = torch.ones(())
         return own, dead | constants

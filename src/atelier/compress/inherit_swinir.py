@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from atelier.archs.network_options import NetworkOptions, Shapes
-from atelier.archs.swinir_options import SwinIROptions
+from atelier.archs.swinir_options import MARKER, SwinIROptions
 from atelier.compress.axes import Axis, Carry, Drawn, Made, Rule, State, kept, overlap
 from atelier.compress.axes import zeros as zero
 from atelier.compress.inherit_attention import Attention, AttentionSize, heads_map, resize
@@ -29,7 +29,9 @@ from atelier.compress.inherit_colour import (
     output_bias,
     output_rows,
 )
+from atelier.compress.inherit_groups import KeptGroups, kept_groups
 from atelier.compress.options import InheritOptions
+from atelier.errors import UserError
 
 _BLOCK = re.compile(r"(layers\.(\d+)\.residual_group\.blocks\.(\d+)\.)(.+)")
 _GROUP_CONV = re.compile(r"(layers\.(\d+)\.conv)\.(.+)")
@@ -53,9 +55,21 @@ _HEAD_ENTRY = {
 def swinir_rules(
     old: NetworkOptions, new: NetworkOptions, state: State, shapes: Shapes, options: InheritOptions
 ) -> dict[str, Rule]:
-    """A rule for every tensor of ``new``; arguments as of :func:`atelier.compress.inherit.inherit_plan`."""
-    rules = _SwinIRRules(cast(SwinIROptions, old), cast(SwinIROptions, new), state, shapes, options)
-    return {key: rules.of(key) for key in shapes}
+    """A rule for every tensor of ``new``; arguments as of :func:`atelier.compress.inherit.inherit_plan`.
+
+    Raises:
+        UserError: one of them has ``extra_residual`` and the other has not: no rule makes up for that.
+    """
+    old, new = cast(SwinIROptions, old), cast(SwinIROptions, new)
+    if old.extra_residual != new.extra_residual:
+        raise UserError(
+            f"path.load=inherit: the weights are of a SwinIR with extra_residual {str(old.extra_residual).lower()}, "
+            f"the network here has {str(new.extra_residual).lower()}; the same weights mean something else there"
+        )
+    kept = kept_groups(len(old.depths), len(new.depths), options.rstb)
+    shorter = KeptGroups(old, kept)
+    rules = _SwinIRRules(shorter.options, new, shorter.state(state), shapes, options)
+    return {key: shorter.rule(rules.of(key)) for key in shapes}
 
 
 class _SwinIRRules:
@@ -90,6 +104,8 @@ class _SwinIRRules:
             return self._norm(key, 1.0)
         if key == "absolute_pos_embed":
             return self._positions(key)
+        if key == MARKER:
+            return Carry("marker", key, ())
         return self._head(key)
 
     def _stream(self) -> Axis:

@@ -25,6 +25,7 @@ _BUFFERS = (
     "num_batches_tracked",
     "weight_u",
     "weight_v",
+    "extra_residual",
 )
 
 

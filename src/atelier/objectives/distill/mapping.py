@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from atelier.archs.depths import proportional
 from atelier.errors import UserError
 
 if TYPE_CHECKING:
     from atelier.objectives.distill.taps import Taps
 
 Shape = tuple[int, int, int]
-
-
-def proportional(many: int, few: int) -> list[int]:
-    """Place j of ``few`` takes place max(1, ⌊j·many/few + ½⌋) of ``many``; all from 1."""
-    return [max(1, (2 * j * many + few) // (2 * few)) for j in range(1, few + 1)]
 
 
 def pairs_of(mapping: str | Sequence[Sequence[int]], students: int, teachers: int) -> list[tuple[int, int]]:

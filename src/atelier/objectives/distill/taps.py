@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+from atelier.archs.depths import proportional
 from atelier.archs.foreign import ForeignNetwork
 from atelier.errors import UserError
 from atelier.objectives.distill.layout import Size
-from atelier.objectives.distill.mapping import proportional
 from atelier.objectives.distill.survey import declared_options, survey
 from atelier.objectives.distill.tap_names import available, resolve
 
