@@ -96,6 +96,31 @@ def test_a_run_leaves_what_the_design_promises(uninterrupted: Path) -> None:
     ]
 
 
+def test_the_best_checkpoint_is_that_of_the_highest_psnr_and_is_named(uninterrupted: Path) -> None:
+    measured = {
+        record["iter"]: record["metrics"]["psnr"]["value"]
+        for record in records(uninterrupted)
+        if record["kind"] == "validation"
+    }
+    step = max(measured, key=lambda each: measured[each])
+    best = torch.load(uninterrupted / "models" / "net_g_best.pth", weights_only=True)
+    assert best["iter"] == step
+    assert_same(best["params_ema"], weights(uninterrupted, step)["params_ema"], "params_ema")
+    told = f"best: PSNR-RGB (crop 2) on val {measured[step]:.4f} at step {step}: "
+    last = [line for line in (uninterrupted / "train.log").read_text().splitlines() if told in line]
+    assert len(last) == 1 and last[0].endswith("net_g_best.pth")
+    report = (uninterrupted / "report.html").read_text()
+    assert f"step {step}, PSNR-RGB (crop 2) {measured[step]:.2f} on val: models/net_g_best.pth" in report
+
+
+def test_start_weights_that_are_not_there_are_named_by_their_key(tmp_path: Path) -> None:
+    for key in ("pretrain_network_g", "pretrain_network_ema"):
+        options = small_run(tmp_path)
+        options["path"] |= {"pretrain_network_g": __file__, key: str(tmp_path / "gone.pth")}
+        with pytest.raises(UserError, match=rf"path\.{key}: .*gone\.pth: there is no such weight file"):
+            train(options, quiet=True)
+
+
 def test_the_weight_file_opens_elsewhere(uninterrupted: Path) -> None:
     from spandrel import ModelLoader
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from atelier.evaluate.beginning import read_beginning
+from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.charts import Chart, make_chart, show_count, show_number
 from atelier.evaluate.results import format_change, format_value
 from atelier.evaluate.run_record import RunRecord, read_run
@@ -86,6 +87,9 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     if reached is not None:
         of_total = f" of {total:,}" if isinstance(total, int) else ""
         facts.append(("Iterations", f"{reached:,}{of_total}"))
+    best = _best(record)
+    if best is not None:
+        facts.append(("Best checkpoint", best))
     network, scale = record.options.get("network_g"), record.options.get("scale")
     if isinstance(network, Mapping) and "type" in network:
         facts.append(("Network", f"{network['type']}" + (f" ×{scale}" if isinstance(scale, int) else "")))
@@ -99,6 +103,19 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     if memory:
         facts.append(("Peak memory", f"{max(y for _, y in memory):,.0f} MB"))
     return facts
+
+
+def _best(record: RunRecord) -> str | None:
+    """The validation that the best weights come from: of the first set, by its first metric."""
+    files = sorted((record.folder / "models").glob("net_g_best.*"))
+    if not files or not record.validations:
+        return None
+    best: Best | None = None
+    for result in next(iter(record.validations.values())):
+        best, _ = best_so_far(result, best)
+    if best is None:
+        return None
+    return f"step {best.iteration:,}, {best.protocol} {best.value:.2f} on {best.name}: models/{files[0].name}"
 
 
 def _series(record: RunRecord, key: str) -> list[tuple[float, float]]:

@@ -138,6 +138,11 @@ def given_start(options: RunOptions) -> Start | None:
     if path.pretrain_network_g is None:
         return None
     average = path.pretrain_network_ema
+    for key, given in (("pretrain_network_g", path.pretrain_network_g), ("pretrain_network_ema", average)):
+        if given is not None and not given.is_file():
+            raise UserError(
+                f"path.{key}: {given}: there is no such weight file; give another, or path.{key}=~ for none"
+            )
     return Start(
         read_weights(path.pretrain_network_g, path.param_key_g),
         read_weights(average) if average is not None else None,
