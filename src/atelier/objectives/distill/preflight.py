@@ -78,6 +78,8 @@ def _look_at(teacher: Teacher, batch: TrainingBatch) -> str:
         raise UserError(f"{teacher.title}: it is not frozen")
     before = fingerprint(teacher.net)
     first, second = teacher.output(batch.lq), teacher.output(batch.lq)
+    if not bool(first.isfinite().all()):
+        raise UserError(f"{teacher.title}: its output on the first batch is not finite")
     if not torch.equal(first, second):
         raise UserError(
             f"{teacher.title}: two passes over one batch differ by {float((first - second).abs().max()):.1e}: "
@@ -89,8 +91,6 @@ def _look_at(teacher: Teacher, batch: TrainingBatch) -> str:
         raise UserError(
             f"{teacher.title}: its output is {tuple(first.shape)}, the truth {tuple(batch.gt.shape)}"
         )
-    if not bool(first.isfinite().all()):
-        raise UserError(f"{teacher.title}: its output on the first batch is not finite")
     low, high, mean = float(first.min()), float(first.max()), float(first.mean())
     if high > 4 or low < -3 or abs(mean - float(batch.gt.mean())) > 0.25:
         raise UserError(
