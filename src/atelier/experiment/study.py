@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from atelier.experiment.measure import measured_by, read_result
 from atelier.experiment.options import StudyOptions, load_study
 from atelier.experiment.overlap import check_overlap
 from atelier.experiment.plan import Plan, Run, make_plan
-from atelier.files import atomic_write
+from atelier.files import atomic_write, sha256_of
 from atelier.options.read import load_run_options
 from atelier.options.write import diff_options
 from atelier.train.folder import RunFolder
@@ -88,7 +89,7 @@ def run(
     known = manifest.read()
     if known.get("steps"):
         plan = _fixed_plan(study, known)
-    prints = check_overlap(plan)
+    prints = check_overlap(plan) | _hashes_of_weights(plan)
     threads = int(known.get("threads") or max(1, _threads() // len(slots)))
     if dry_run:
         say(describe_plan(plan, known, threads=threads))
@@ -122,7 +123,7 @@ def write_results(plan: Plan, manifest: Manifest, command: str) -> dict[str, Any
     assert lock is not None
     try:
         results = collect(plan)
-        told = json.loads(json.dumps(analyse(results, manifest.read(), command=command)))
+        told = _plain(analyse(results, manifest.read(), command=command))
         atomic_write(plan.root / "results.csv", results_csv(results))
         atomic_write(plan.root / "summary.csv", summary_csv(told))
         atomic_write(plan.root / "study.json", json.dumps(told, indent=1) + "\n")
@@ -131,6 +132,26 @@ def write_results(plan: Plan, manifest: Manifest, command: str) -> dict[str, Any
         lock.release()
     assert isinstance(told, dict)
     return told
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON, which has no infinite numbers (the PSNR of equal pictures): null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _hashes_of_weights(plan: Plan) -> dict[str, str]:
+    """Weight files that runs begin with or learn from -> SHA-256; a file that is missing is the run's to tell."""
+    files: dict[str, Path] = {}
+    for arm in plan.arms.values():
+        options = arm.options
+        named = [options.path.pretrain_network_g, options.path.pretrain_network_ema]
+        named += [teacher.weights for teacher in getattr(options.objective, "teacher", ())]
+        files |= {f"weights {path}": path for path in named if path is not None and path.is_file()}
+    return {name: sha256_of(path) for name, path in files.items()}
 
 
 def _threads() -> int:
@@ -257,8 +278,8 @@ def _refuse_other_tests(
     changed = [name for name, digest in prints.items() if before.get(name, digest) != digest]
     if changed:
         raise UserError(
-            f"{', '.join(changed)}: names, sizes or pairing of the pictures are not what they were when the study "
-            f"'{plan.study.name}' began. Put them back, or give the study another name"
+            f"{', '.join(changed)}: not what it was when the study '{plan.study.name}' began (names, sizes or pairing "
+            "of pictures; the content of weights). Put it back, or give the study another name"
         )
 
 

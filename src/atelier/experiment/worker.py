@@ -1,8 +1,8 @@
 """Training processes that begin at once.
 
-Every run is a process of its own that does what ``python -m atelier train -opt FILE`` does. It is forked from a server that has
-imported torch already (:mod:`multiprocessing`'s fork server): a fresh interpreter would spend seconds on imports,
-which is more than a whole run of a small study. The server touches no device, so each process chooses its own.
+Every run is a process of its own that does what ``python -m atelier train -opt FILE`` does. It is forked from a server
+that has imported torch already (:mod:`multiprocessing`'s fork server): a fresh interpreter would spend seconds on
+imports, which is more than a whole run of a small study. The server touches no device, so each process chooses its own.
 """
 
 from __future__ import annotations
