@@ -65,6 +65,17 @@ class SlowOptions(Options):
     )
 
 
+class TeachingOptions(Options):
+    """Distilled runs."""
+
+    least_std: float = Field(
+        0.6, ge=0, lt=1, description="spread of a student tap over its first value: below it, it collapses"
+    )
+    least_share: float = Field(0.001, ge=0, description="share of the loss below which a term does nothing")
+    dead_for: float = Field(0.05, gt=0, le=1, description="share of the run for which it must stay so")
+    least_lines: int = Field(3, ge=1, description="log lines that must tell so")
+
+
 class DetectorOptions(Options):
     """Detectors that warn once each, in log, metrics.jsonl and report; they never stop a run."""
 
@@ -74,3 +85,4 @@ class DetectorOptions(Options):
     colour: ColourOptions = ColourOptions()
     smoothing: SmoothingOptions = SmoothingOptions()
     slow: SlowOptions = SlowOptions()
+    teaching: TeachingOptions = TeachingOptions()

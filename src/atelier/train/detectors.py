@@ -304,11 +304,15 @@ def slow(records: Sequence[Record], options: SlowOptions, samples_per_step: int)
 
 def loss_alarms(records: Sequence[Record], options: DetectorOptions, total_iter: int) -> list[Alarm]:
     """What is wrong with losses and pictures at the last of ``records`` (speed left out)."""
+    from atelier.train.teaching_detectors import dead_term, feature_collapse
+
     found = (
         not_converging(records, options.convergence, total_iter),
         collapse(records, options.collapse),
         colour_drift(records, options.colour),
         over_smoothing(records, options.smoothing),
+        feature_collapse(records, options.teaching),
+        dead_term(records, options.teaching, total_iter),
     )
     return [alarm for alarm in found if alarm is not None]
 

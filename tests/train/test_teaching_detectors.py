@@ -1,0 +1,59 @@
+"""Alarms of distilled runs, on records made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atelier.train.detector_options import DetectorOptions, TeachingOptions
+from atelier.train.detectors import Watch
+from atelier.train.teaching_detectors import dead_term, feature_collapse
+
+OPTIONS = TeachingOptions()
+
+
+def line(step: int, **details: float) -> dict[str, Any]:
+    return {
+        "kind": "train",
+        "iter": step,
+        "losses": {"l_g_L1": 0.1},
+        "images_per_s": 1e6,
+        "data_share": 0.0,
+        "details": details,
+    }
+
+
+def test_features_that_shrink_below_the_limit_are_told() -> None:
+    steady = [line(10, tap_std_student_1=1.0, tap_std_student_2=2.0)]
+    assert feature_collapse(steady, OPTIONS) is None
+    assert (
+        feature_collapse([*steady, line(20, tap_std_student_1=0.61, tap_std_student_2=2.5)], OPTIONS) is None
+    )
+    alarm = feature_collapse([*steady, line(20, tap_std_student_1=1.0, tap_std_student_2=1.1)], OPTIONS)
+    assert alarm is not None
+    assert "pair 2 have 55%" in alarm.message
+
+
+def test_a_term_is_dead_only_after_its_whole_window() -> None:
+    quiet = [line(step, share_feature=0.0005, share_response=0.4) for step in range(10, 60, 10)]
+    assert dead_term(quiet[:2], OPTIONS, 1000) is None
+    alarm = dead_term(quiet, OPTIONS, 1000)
+    assert alarm is not None
+    assert alarm.message.startswith("feature was below 0.1%")
+    lively = [*quiet[:3], line(40, share_feature=0.01), quiet[4]]
+    assert dead_term(lively, OPTIONS, 1000) is None
+
+
+def test_runs_without_terms_are_left_alone() -> None:
+    plain = [{key: value for key, value in line(step).items() if key != "details"} for step in (10, 20, 30)]
+    assert feature_collapse(plain, OPTIONS) is None
+    assert dead_term(plain, OPTIONS, 30) is None
+
+
+def test_the_watch_tells_each_once() -> None:
+    watch = Watch(DetectorOptions(), 1000, 1)
+    told = [
+        alarm.detector
+        for step in range(10, 80, 10)
+        for alarm in watch.see(line(step, tap_std_student_1=1.0 if step == 10 else 0.3, share_feature=0.0))
+    ]
+    assert sorted(told) == ["dead term", "feature collapse"]
