@@ -23,6 +23,14 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
+    @classmethod
+    def or_written_as(cls, schema: dict[str, Any], short: dict[str, Any]) -> dict[str, Any]:
+        """For ``__get_pydantic_json_schema__``: the class's JSON Schema, or its ``short`` form (a number, a path)."""
+        whole = dict(schema)
+        schema.clear()
+        schema["anyOf"] = [whole, short]
+        return schema
+
 
 class Component(Options):
     """Options of one component. Subclasses narrow ``type`` to a ``Literal`` of their registry name."""

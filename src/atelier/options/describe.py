@@ -170,6 +170,12 @@ def sections_with(model: type[BaseModel], key: str, path: KeyPath = ()) -> list[
     return found
 
 
+def sections_beside(model: type[BaseModel]) -> Mapping[str, tuple[str, str]]:
+    """Sections that a file may have beside the fields of ``model``: name -> (the field meant, its options class)."""
+    found: Mapping[str, tuple[str, str]] = getattr(model, "SECTIONS", {})
+    return found
+
+
 def article(noun: str) -> str:
     """``a network``, ``an optimiser``."""
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"

@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from atelier.options.base import Registered
-from atelier.options.describe import article
+from atelier.options.describe import article, sections_beside
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -26,6 +26,9 @@ def options_json_schema(model: type[BaseModel] | None = None) -> dict[str, Any]:
 
         model = RunOptions
     schema = model.model_json_schema(schema_generator=_Generator, mode="validation")
+    for section, (_, options_class) in sections_beside(model).items():
+        place = {"anyOf": [{"$ref": f"#/$defs/{options_class}"}, {"type": "null"}]}
+        schema["properties"] = {**schema["properties"], section: place}
     return {"$schema": DIALECT, **schema}
 
 

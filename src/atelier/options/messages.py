@@ -17,7 +17,15 @@ from pydantic_core import ErrorDetails
 
 from atelier.errors import UserError, did_you_mean, nearest
 from atelier.options.base import Registry
-from atelier.options.describe import Found, article, describe, follow, key_names, sections_with
+from atelier.options.describe import (
+    Found,
+    article,
+    describe,
+    follow,
+    key_names,
+    sections_beside,
+    sections_with,
+)
 from atelier.options.overrides import OptionTree
 from atelier.options.places import KeyPath, dotted
 
@@ -110,11 +118,11 @@ def _meant(problems: Sequence[_Problem]) -> list[_Problem]:
 def _problem(detail: ErrorDetails, model: type[BaseModel], tree: OptionTree) -> _Problem:
     kind, location = detail["type"], detail["loc"]
     if kind == "extra_forbidden":
-        return _unknown_key(location, model)
-    found = follow(model, location)
+        return _unknown_key(location, model, tree)
+    found = _follow(model, location, tree)
     if kind == "missing" and location and isinstance(location[-1], int):
         # A list that is too short for its fixed length: the list is what is wrong.
-        found = follow(model, location[:-1])
+        found = _follow(model, location[:-1], tree)
     elif kind == "missing":
         return _missing(found, location, model, tree)
     given = _value_at(tree.data, found.path)
@@ -145,11 +153,27 @@ def _problem(detail: ErrorDetails, model: type[BaseModel], tree: OptionTree) -> 
     return _Problem(found.path, text, tuple(found.unions), written)
 
 
-def _unknown_key(location: Sequence[str | int], model: type[BaseModel]) -> _Problem:
-    owner = follow(model, location[:-1])
+def _follow(model: type[BaseModel], location: Sequence[str | int], tree: OptionTree) -> Found:
+    """As :func:`follow`, with key paths as they stand in the file where a section may have a place of its own."""
+    found = follow(model, location)
+    for section, (key, _) in sections_beside(model).items():
+        below, inside = tree.data.get(section), tree.data.get(key)
+        if isinstance(below, Mapping):
+            own = inside if isinstance(inside, Mapping) else {}
+
+            def moved(path: KeyPath, key: str = key, section: str = section, own: Any = own) -> KeyPath:
+                stays = path[:1] != (key,) or (len(path) > 1 and path[1] in own)
+                return path if stays else (section, *path[1:])
+
+            found.path, found.unions = moved(found.path), [moved(path) for path in found.unions]
+    return found
+
+
+def _unknown_key(location: Sequence[str | int], model: type[BaseModel], tree: OptionTree) -> _Problem:
+    owner = _follow(model, location[:-1], tree)
     key = str(location[-1])
     path = (*owner.path, key)
-    known = key_names(owner.models)
+    known = key_names(owner.models) + ([] if owner.path else list(sections_beside(model)))
     elsewhere = [section for section in sections_with(model, key) if section != owner.path]
     if elsewhere and nearest(key, known) is None:
         hint = f"; it belongs to {' or '.join(dotted(section) or 'the top level' for section in elsewhere)}"
@@ -162,7 +186,7 @@ def _missing(
     found: Found, location: Sequence[str | int], model: type[BaseModel], tree: OptionTree
 ) -> _Problem:
     needed = f"; needed: {describe(found.slot)}" if found.slot else ""
-    owner = follow(model, location[:-1])
+    owner = _follow(model, location[:-1], tree)
     siblings = _value_at(tree.data, owner.path)
     strange = (
         [key for key in siblings if key not in key_names(owner.models)] if isinstance(siblings, dict) else []

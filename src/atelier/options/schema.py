@@ -7,7 +7,7 @@ nothing here imports torch, so a mistake is found before anything heavy is loade
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -288,6 +288,9 @@ class RunOptions(Options):
     health: HealthOptions = Field(default_factory=HealthOptions)
     checkpoint_format: Literal["pth", "safetensors"] = "pth"
 
+    SECTIONS: ClassVar[dict[str, tuple[str, str]]] = {"distill": ("objective", "DistillOptions")}
+    """Sections of a file that stand for a field: name -> (the field, its options class)."""
+
     # What a converter of another program's file has to say about it; shown with the warnings.
     _notes: list[str] = PrivateAttr(default_factory=list)
     # Stands for what :meth:`warnings` would find, where a run is cut short on purpose.
@@ -305,9 +308,9 @@ class RunOptions(Options):
             return rest
         kind = objective.get("type") if isinstance(objective, dict) else objective
         if kind != "distill":
-            raise ValueError(f"distill: is read by objective distill alone; the objective here is {kind}")
+            raise ValueError(f"distill is read by objective distill alone; the objective here is {kind}")
         if not isinstance(section, dict):
-            raise ValueError(f"distill: expects keys such as recipe and teacher, given: {section!r}")
+            raise ValueError(f"distill expects keys such as recipe and teacher, given {section!r}")
         own = objective if isinstance(objective, dict) else {}
         return {**rest, "objective": {"type": "distill", **own, **section}}
 

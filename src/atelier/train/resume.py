@@ -38,10 +38,17 @@ HARMLESS = (
     "datasets.train.pin_memory",
     "datasets.train.name",
     "datasets.train.batch_size_per_gpu",  # counted through global_batch
+    "objective.cache.dir",
+    "objective.cache.max_gb",
+    "objective.cache.verify",
 )
 
 #: Options that older checkpoints do not know, with what they did; a run that still does so continues them exactly.
-ADDED = {"degradation.run_on": "workers"}
+ADDED: dict[str, object] = {
+    "degradation.run_on": "workers",
+    "network_g.extra_residual": False,
+    "path.inherit.rstb": "first",
+}
 
 
 def choose_checkpoint(
@@ -142,7 +149,8 @@ def compare_past(
         return []
     listed = _in_words(changes)
     report(f"options changed since the checkpoint:\n{listed}")
-    past = [change for change in changes if _below(change, PAST)]
+    allowed = (new.get("objective") or {}).get("allow_change", False)
+    past = [change for change in changes if _below(change, PAST) and not _judged_later(change, allowed)]
     if past and not accept:
         raise UserError(
             f"changed since the checkpoint:\n{listed}\n"
@@ -164,6 +172,18 @@ def _in_words(changes: list[OptionChange]) -> str:
         else:
             lines.append(str(change))
     return "\n".join(f"  {line}" for line in lines)
+
+
+def _judged_later(change: OptionChange, allowed: bool) -> bool:
+    """Whether the objective itself says if this may change: a teacher is known by what its file holds, not by its path.
+
+    Args:
+        change: of one option.
+        allowed: ``distill.allow_change``.
+    """
+    if change.path[0] != "objective":
+        return False
+    return allowed or (change.path[1:2] == ("teacher",) and change.path[-1] == "weights")
 
 
 def _key(change: OptionChange) -> str:

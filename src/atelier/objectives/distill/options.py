@@ -5,11 +5,14 @@ In files the section stands at the top, ``distill: {recipe: ..., teacher: [...]}
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
 
 from atelier.errors import UserError, did_you_mean
 from atelier.losses.base import AdversarialLossOptions, LossOptions
@@ -43,9 +46,42 @@ class TeacherOptions(Options):
     share: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0, description="its part under combine: weighted"
     )
+    source: Literal["online", "plan_cache"] = Field(
+        "online",
+        description="plan_cache: outputs are stored by (step, sample) and read by later runs of the seed",
+    )
     quality_check: Literal["error", "warn", "off"] = Field(
         "error", description="what happens where the teacher is not better than bicubic and the student"
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        whole = handler.resolve_ref_schema(handler(core))
+        return cls.or_written_as(whole, {"type": "string"})
+
+
+class PlanCacheOptions(Options):
+    """Where the answers of teachers with ``source: plan_cache`` are kept, and how."""
+
+    dir: Path | None = Field(
+        None, description="default: the folder teachers in the cache of decoded pictures"
+    )
+    max_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        50.0, description="disk space (10^9 bytes) that all caches in the folder may take together"
+    )
+    format: Literal["uint16", "fp16", "fp32"] = Field(
+        "uint16", description="uint16: steps of 2.3e-5 over [-0.25, 1.25]; fp32: exact, twice the space"
+    )
+    verify: Annotated[int, Field(ge=0)] = Field(
+        0, description="how many of the first answers that are read are computed again and compared"
+    )
+
+    @field_validator("dir")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else Path(os.path.expandvars(value)).expanduser()
 
 
 class TapsOptions(Options):
@@ -67,6 +103,7 @@ class DistillOptions(ObjectiveOptions):
     random_teacher: tuple[str, ...] = Field(
         (), description="terms whose teacher is an untrained twin: the control of a study"
     )
+    cache: PlanCacheOptions = PlanCacheOptions()
     taps: TapsOptions = TapsOptions()
     mapping: (
         Literal["proportional", "first_k", "last_aligned"] | Annotated[list[Pair], Field(min_length=1)]
@@ -107,7 +144,7 @@ class DistillOptions(ObjectiveOptions):
             recipe = DEFAULT_RECIPE
         if not isinstance(recipe, str) or recipe not in RECIPES:
             known = did_you_mean(str(recipe), RECIPES)
-            raise ValueError(f"unknown recipe '{recipe}'{known} known: {', '.join(RECIPES)}")
+            raise ValueError(f"recipe '{recipe}' is not known{known}; known: {', '.join(RECIPES)}")
         return {**expand(recipe, data), "recipe": recipe}
 
     @model_validator(mode="after")
@@ -122,12 +159,10 @@ class DistillOptions(ObjectiveOptions):
             if name not in active:
                 here = ", ".join(active) or "none"
                 raise ValueError(
-                    f"random_teacher names '{name}'{did_you_mean(name, active)} terms here: {here}"
+                    f"random_teacher names '{name}'{did_you_mean(name, active)}; terms here: {here}"
                 )
         if self.combine == "separate" and len(self.teacher) > 1 and self.terms.response is None:
-            raise ValueError(
-                "combine: separate gives each teacher a response term; terms.response is missing"
-            )
+            raise ValueError("combine separate gives each teacher a response term; terms.response is missing")
         return self
 
     def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
 
 from atelier.options.base import Options
 
@@ -45,6 +47,13 @@ class WeightOptions(Options):
                 f"a weight needs exactly one of value, grad_ratio and loss_share, given: {', '.join(given) or 'none'}"
             )
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        whole = handler.resolve_ref_schema(handler(core))
+        return cls.or_written_as(whole, {"type": "number", "minimum": 0})
 
 
 class TermOptions(Options):
