@@ -1,6 +1,6 @@
 """Does a better transfer make a better network after training? ``least-squares`` against ``l2``, the same steps each.
 
-    python benchmarks/finetune_after_transfer.py SOURCE.pth [--steps 300] [--seeds 3] [--num-conv 32]
+    python benchmarks/finetune_after_transfer.py SOURCE.pth [--steps 300] [--seeds 3] [--num-conv 32] [--sweeps 0]
 
 SOURCE is a Compact network of scale 2 (``realesr-animevideox2v3.pth``). It is transferred once by each method, then
 trained by this toolkit's own run: L1, Adam at 2e-4, 4 crops of 32x32 a step from the bundled training photographs,
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from atelier.archs import SRVGGNetCompact, load_network, save_weights
 from atelier.cli.transfer_pictures import HeldOut, calibration_crops, held_out_pictures
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-conv", type=int, default=32)
+    parser.add_argument("--sweeps", type=int, help="of least-squares; left out: as the method does by itself")
     arguments = parser.parse_args()
     if arguments.source is None:
         print("skipped: give a source")
@@ -99,14 +101,17 @@ def main() -> None:
         f"| {WIDTH}/{convolutions}, {steps} steps of L1 | seed | before | after |\n|---|---|---|---|",
         flush=True,
     )
+    nearest = quality([functional.interpolate(each.lq, scale_factor=2.0) for each in pictures], pictures)
     bicubic = quality([imresize(each.lq, 2.0) for each in pictures], pictures)
+    print(f"| nearest | – | {nearest:.2f} dB | |")
     print(f"| bicubic | – | {bicubic:.2f} dB | |")
     print(f"| the source | – | {of_network(source, pictures):.2f} dB | |", flush=True)
     crops, _ = calibration_crops(None, 2, 3, 0)
+    sweeps = {"sweeps": arguments.sweeps} if arguments.sweeps is not None else {}
     starts: dict[str, tuple[SRVGGNetCompact, float]] = {}
     for method in METHODS:
         options = TransferOptions.model_validate(
-            {"method": method, "num_feat": WIDTH, "num_conv": convolutions}
+            {"method": method, "num_feat": WIDTH, "num_conv": convolutions} | sweeps
         )
         net = transfer(source, options, crops).net
         starts[method] = net, of_network(net, pictures)
