@@ -17,7 +17,7 @@ def write_base(root: Path, **sections: Any) -> Path:
         **run["datasets"],
         "val": {"dataroot_gt": "bundled", "pictures": ["moon"], "convert_channels": True, "middle": 48},
     }
-    run["val"] = {"val_freq": 4, "save_img": False}
+    run["val"] = {"val_freq": 4, "save_img": False} | sections.get("val", {})
     if "datasets" in sections:
         run["datasets"] |= sections["datasets"]
     file = root / "base.yml"
