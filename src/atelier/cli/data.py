@@ -404,3 +404,22 @@ def shards(opt: OptionFile, overrides: Overrides = None) -> None:
                 f"{source.title}: {len(source)} pictures, {size:.3f} GB, {state}: {reader.index.folder}"
             )
         reader.close()
+
+
+@app.command(name="cache-verify")
+def cache_verify(
+    opt: OptionFile,
+    overrides: Overrides = None,
+    entries: Annotated[
+        int, typer.Option("--entries", min=0, help="Forward passes of each cache to compute again.")
+    ] = 8,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Processes of the runs that use it.")] = 1,
+) -> None:
+    """Check a distilling run's stored teacher answers: every file's hash, and a sample against the teacher.
+
+    Exit code 1 when a file is damaged, or answers are not the teacher's for these samples.
+    """
+    from atelier.train.verifying_caches import verify_caches
+
+    report = verify_caches(_train_data_options(opt, overrides), entries, world=ranks)
+    _report(report.lines, report.ok)

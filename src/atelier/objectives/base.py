@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from atelier.losses.base import AdversarialLossOptions, LossOptions
@@ -92,6 +93,10 @@ class Setting:
         lq_size: side of an lq crop.
         device: where the networks are.
         several: whether several processes train together.
+        samples: of a step, over all processes.
+        together: of one forward pass of one process.
+        plan: what decides, beside the seed, which picture sample k of step s is; plain values. None: not known.
+        cache_root: where the run keeps its caches.
     """
 
     seed: int
@@ -101,6 +106,10 @@ class Setting:
     lq_size: int
     device: torch.device
     several: bool = False
+    samples: int = 0
+    together: int = 0
+    plan: Mapping[str, Any] | None = None
+    cache_root: Path | None = None
 
 
 class Objective(ABC):
@@ -128,6 +137,14 @@ class Objective(ABC):
 
     def guides(self) -> Sequence[Guide]:
         """The networks it learns from; none by default."""
+        return ()
+
+    def remarks(self) -> Sequence[str]:
+        """What it has to tell since the last call, for the log; nothing by default."""
+        return ()
+
+    def close(self) -> Sequence[str]:
+        """However the run ends: finish what is half written. Lines for the log; called once on every process."""
         return ()
 
     def verify(self) -> None:  # noqa: B027  most objectives have nothing to verify

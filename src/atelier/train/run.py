@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,11 @@ class _Run:
         inherits = origin.start is not None and options.path.load == "inherit"
         samples = first_samples(data) if inherits or options.objective.looks_ahead else None
         trainer = Trainer(
-            options, ranks, origin.start, [samples.lq] if inherits and samples is not None else None
+            options,
+            ranks,
+            origin.start,
+            [samples.lq] if inherits and samples is not None else None,
+            data.fingerprint,
         )
         past = {
             **options.model_dump(mode="json"),
@@ -196,7 +200,10 @@ class _Run:
             return self._finish(trainer, validator, stop, metrics)
         finally:
             data.close()
-            self.tracker.close()
+            try:
+                self._tell([*trainer.objective.remarks(), *trainer.objective.close()])
+            finally:
+                self.tracker.close()
 
     def _training_data(self) -> TrainingData:
         options, ranks = self.options, self.ranks
@@ -421,8 +428,13 @@ class _Run:
             message = str(error)
         self.ranks.agree_on_error(message)
 
+    def _tell(self, remarks: Sequence[str]) -> None:
+        for remark in remarks:
+            self.tracker.say(f"note: {remark}")
+
     def _print(self, trainer: Trainer, pace: _Pace, note: Callable[..., None]) -> None:
         self._check_health(trainer)
+        self._tell(trainer.objective.remarks())
         values = trainer.meters.means(self.ranks)
         details = {name[len(DETAIL) :]: value for name, value in values.items() if name.startswith(DETAIL)}
         means = {name: value for name, value in values.items() if not name.startswith(DETAIL)}

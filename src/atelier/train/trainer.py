@@ -24,7 +24,6 @@ from atelier.archs.weights import read_weights, save_weights
 from atelier.compress.start import start_from
 from atelier.data.batch import Batch
 from atelier.errors import UserError
-from atelier.objectives.base import Setting
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
 from atelier.train.checkpoint import Checkpoint
@@ -37,6 +36,7 @@ from atelier.train.meters import Meters
 from atelier.train.moments import Moments, carry_moments
 from atelier.train.optimizers import averaged_weights, guarded_step
 from atelier.train.regularizers import apply_regularizer
+from atelier.train.setting import setting_of
 from atelier.train.starting import Start
 
 #: Begins the names of what a part records beside its terms (``Part.details``).
@@ -52,6 +52,7 @@ class Trainer:
         ranks: this process among all of them.
         start: weights the generator begins with, loaded as ``path.load`` says; None: freshly drawn ones.
         calibration: inputs [N, C, H, W] for ``path.inherit.calibrate``.
+        data: the training data's fingerprint, which an objective may need to know its answers again.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Trainer:
         ranks: Ranks,
         start: Start | None = None,
         calibration: Sequence[Tensor] | None = None,
+        data: str | None = None,
     ) -> None:
         self.options, self.ranks = options, ranks
         self.iteration = 0
@@ -82,7 +84,9 @@ class Trainer:
         self.start_report = self._begin_with(start, calibration) if start is not None else None
         self.start_report_d: LoadReport | None = None
         # What learns under a role: the network, and whatever an objective trains along with it.
-        self.learners = options.objective.trained(self.nets, self._setting())
+        self.learners = options.objective.trained(
+            self.nets, setting_of(options, ranks.device, world=ranks.world, data=data)
+        )
         self._wrapped = {role: self._wrap(role, net) for role, net in self.learners.items()}
         self.objective = options.objective.build(
             nets=self._wrapped | ({"g_average": self.ema.net} if self.ema is not None else {}),
@@ -133,18 +137,6 @@ class Trainer:
                 )
             found[role] = network
         return found
-
-    def _setting(self) -> Setting:
-        options, network = self.options, self.network_options["g"]
-        return Setting(
-            seed=options.manual_seed,
-            total_iter=options.train.total_iter,
-            scale=options.scale,
-            channels=(network.in_channels, network.out_channels),
-            lq_size=options.datasets.train.gt_size // options.scale,
-            device=self.ranks.device,
-            several=self.ranks.world > 1,
-        )
 
     def begin_discriminator(self) -> None:
         """Load ``path.pretrain_network_d``, if it is given; for a new run, before its first step.

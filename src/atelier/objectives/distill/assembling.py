@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ from atelier.objectives.base import Setting
 from atelier.objectives.distill.apprentice import Apprentice
 from atelier.objectives.distill.mapping import describe_pairs, pairs_of
 from atelier.objectives.distill.options import DistillOptions
+from atelier.objectives.distill.plan_cache import Kind, PlanCache, check_room
 from atelier.objectives.distill.projectors import PairShape, load_projectors
 from atelier.objectives.distill.school import Faculty, School, Side
 from atelier.objectives.distill.taps import Taps
 from atelier.objectives.distill.teacher import Teacher, random_twin, read_teacher
 from atelier.objectives.distill.term_options import ProjectorOptions
-from atelier.objectives.distill.terms import build_terms
+from atelier.objectives.distill.terms import Term, build_terms
 from atelier.randomness import Streams
 
 # Terms on features; the others read outputs alone.
@@ -66,7 +67,12 @@ def assemble(options: DistillOptions, network: nn.Module, setting: Setting) -> A
         own_places = sorted({own - 1 for _, own in pairs})
         taps.keep(own_places)
         taps.enabled = False
-    school = School(options, setting, _faculties(options, setting, teachers, teacher_taps, pairs), lines)
+    faculties = _faculties(options, setting, teachers, teacher_taps, pairs)
+    school = School(options, setting, faculties, lines)
+    for side, faculty in faculties.items():
+        mine = {name: term for name, term in terms.items() if school.side_of(name) == side}
+        faculty.caches = caches_of(options, setting, faculty.teachers, kinds_of(options, mine))
+    check_room(school.caches)
     order = [own_places.index(own - 1) for _, own in pairs] if taps is not None else []
     apprentice = Apprentice(network, terms, taps, order, pairs, school)
     apprentice.terms.to(setting.device)
@@ -78,6 +84,28 @@ def assemble(options: DistillOptions, network: nn.Module, setting: Setting) -> A
         file = read_weights(options.pretrain_projectors)
         load_projectors(apprentice.projectors, file.state, str(options.pretrain_projectors))
     return apprentice
+
+
+def kinds_of(options: DistillOptions, terms: Mapping[str, Term]) -> list[Kind]:
+    """The kinds of input on which ``terms`` ask a teacher for its output."""
+    kinds: list[Kind] = ["lq"] if any(term.needs_output for term in terms.values()) else []
+    upcycle = options.terms.upcycle if "upcycle" in terms else None
+    if upcycle is not None:
+        kinds += ["tiles", "zoom"] if upcycle.zoom_out else ["tiles"]
+    return kinds
+
+
+def caches_of(
+    options: DistillOptions, setting: Setting, teachers: Sequence[Teacher], kinds: Sequence[Kind]
+) -> list[PlanCache | None]:
+    """For each teacher with ``source: plan_cache`` its cache; None where the run's plan is not known."""
+    tiles = options.terms.upcycle.tiles if options.terms.upcycle is not None else 0
+    return [
+        PlanCache(teacher, options.cache, setting, kinds, tiles)
+        if teacher.options.source == "plan_cache" and setting.plan is not None
+        else None
+        for teacher in teachers
+    ]
 
 
 def _teacher_taps(teacher: Teacher, options: DistillOptions, setting: Setting) -> Taps:

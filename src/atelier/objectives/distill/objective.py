@@ -179,6 +179,16 @@ class DistillObjective(Objective):
             self.apprentice.terms.load_state_dict(state["terms"])
             self.balance.load_state_dict(state["balance"])
 
+    def remarks(self) -> Sequence[str]:
+        """What the teachers' caches mended."""
+        caches = self.apprentice.school.caches if self.apprentice is not None else []
+        return [remark for cache in caches for remark in cache.remarks()]
+
+    def close(self) -> Sequence[str]:
+        """Write what the caches have only in memory; what they read and made."""
+        caches = self.apprentice.school.caches if self.apprentice is not None else []
+        return [line for cache in caches for line in cache.close()]
+
     def verify(self) -> None:
         """Raises :class:`~atelier.errors.RunStopped` where a teacher is not bit for bit what it was."""
         if self.apprentice is not None:

@@ -42,6 +42,15 @@ class TermCheck:
     projector: float | None
 
 
+@dataclass(frozen=True)
+class _Few:
+    """Some samples of a batch."""
+
+    lq: Tensor
+    gt: Tensor
+    numbers: Sequence[int]
+
+
 def preflight(objective: DistillObjective, batch: TrainingBatch) -> Findings:
     """Check teachers and terms on ``batch``.
 
@@ -52,8 +61,12 @@ def preflight(objective: DistillObjective, batch: TrainingBatch) -> Findings:
     apprentice = objective.apprentice
     if apprentice is None or objective.balance is None:
         return Findings()
-    lines = [_look_at(teacher, batch) for teacher in apprentice.school.teachers]
-    lines += apprentice.school.pairs
+    school = apprentice.school
+    if school.caches:
+        batch = _one_pass(batch, school.setting.together)
+    lines = [_look_at(teacher, batch, idle=school.idle(teacher)) for teacher in school.teachers]
+    lines += [line for cache in school.caches for line in cache.lines()]
+    lines += school.pairs
     # In evaluation mode statistics are not gathered, which would be a meeting of all ranks.
     apprentice.terms.eval()
     try:
@@ -70,12 +83,19 @@ def preflight(objective: DistillObjective, batch: TrainingBatch) -> Findings:
     return Findings(tuple(lines), tuple(_warnings(checks)))
 
 
-def _look_at(teacher: Teacher, batch: TrainingBatch) -> str:
+def _one_pass(batch: TrainingBatch, count: int) -> TrainingBatch:
+    """The first ``count`` samples: those of step 1 and of one forward pass, which a cache may know."""
+    return _Few(batch.lq[:count], batch.gt[:count], batch.numbers[:count])
+
+
+def _look_at(teacher: Teacher, batch: TrainingBatch, *, idle: bool = False) -> str:
     awake = [name or "the network" for name, module in teacher.net.named_modules() if module.training]
     if awake:
         raise UserError(f"{teacher.title}: {awake[0]} is in training mode")
     if any(parameter.requires_grad for parameter in teacher.net.parameters()):
         raise UserError(f"{teacher.title}: it is not frozen")
+    if idle:
+        return f"{_named(teacher)}, never called: every answer is stored"
     before = fingerprint(teacher.net)
     first, second = teacher.output(batch.lq), teacher.output(batch.lq)
     if not bool(first.isfinite().all()):
@@ -97,11 +117,15 @@ def _look_at(teacher: Teacher, batch: TrainingBatch) -> str:
             f"{teacher.title}: its output lies in [{low:.2f}, {high:.2f}] around {mean:.2f}, the truth around "
             f"{float(batch.gt.mean()):.2f}: it does not give pictures in [0, 1] of this task"
         )
-    count = sum(parameter.numel() for parameter in teacher.net.parameters())
     half = f", bf16 is {teacher.half_db:.1f} dB from fp32" if teacher.half_db is not None else ""
+    return f"{_named(teacher)}, still and frozen{half}"
+
+
+def _named(teacher: Teacher) -> str:
+    count = sum(parameter.numel() for parameter in teacher.net.parameters())
     return (
         f"teacher: {teacher.facts.architecture} x{teacher.facts.scale}, {count:,} parameters, "
-        f"{teacher.options.weights} (sha256 {teacher.digest[:12]}), still and frozen{half}"
+        f"{teacher.options.weights} (sha256 {teacher.digest[:12]})"
     )
 
 
@@ -109,7 +133,7 @@ def _terms(
     objective: DistillObjective, apprentice: Apprentice, batch: TrainingBatch
 ) -> tuple[float, list[TermCheck]]:
     terms = {name: apprentice.terms[name] for name in apprentice.terms}
-    lesson = apprentice.school.lesson(batch, 1, terms)  # type: ignore[arg-type]
+    lesson = apprentice.school.lesson(batch, 1, terms, fill=False)  # type: ignore[arg-type]
     attempt = apprentice(batch.lq, lesson)
     pixel = objective.pixel(attempt.out, batch.gt)
     student = [each for each in apprentice.network.parameters() if each.requires_grad]

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from atelier.objectives.distill.apprentice import Answers, Lesson
 from atelier.objectives.distill.options import DistillOptions
+from atelier.objectives.distill.plan_cache import Moment
 
 if TYPE_CHECKING:
     from atelier.objectives.base import Setting, TrainingBatch
+    from atelier.objectives.distill.plan_cache import Kind, PlanCache
     from atelier.objectives.distill.taps import Taps
     from atelier.objectives.distill.teacher import Teacher
     from atelier.objectives.distill.terms import Term
@@ -25,34 +27,52 @@ class Faculty:
 
     Args:
         teachers: at least one; the first gives features.
+        caches: of each teacher, or None where it answers anew every time.
         taps: on the first one's network; None where no term compares features.
         order: its taps in the order of the pairs, from 0.
         options: how outputs are combined.
     """
 
     def __init__(
-        self, teachers: Sequence[Teacher], taps: Taps | None, order: Sequence[int], options: DistillOptions
+        self,
+        teachers: Sequence[Teacher],
+        taps: Taps | None,
+        order: Sequence[int],
+        options: DistillOptions,
+        caches: Sequence[PlanCache | None] = (),
     ) -> None:
         self.teachers, self.taps, self.order, self.options = list(teachers), taps, list(order), options
+        self.caches = list(caches) or [None] * len(self.teachers)
 
-    def answer(self, lq: Tensor, gt: Tensor, *, output: bool, features: bool) -> Answers:
+    def answer(
+        self, lq: Tensor, gt: Tensor, *, output: bool, features: bool, at: Moment | None = None
+    ) -> Answers:
         """Outputs and features for ``lq``, float32; what is not asked for is not computed."""
-        first, *others = self.teachers
         seen: tuple[Tensor, ...] = ()
-        outs: list[Tensor] = []
+        live: Tensor | None = None
         if features:
             assert self.taps is not None
             self.taps.enabled = True
-            out, taken = first.output_and_taps(lq, self.taps.collect)
+            live, taken = self.teachers[0].output_and_taps(lq, self.taps.collect)
             self.taps.enabled = False
             seen = tuple(taken[place] for place in self.order)
-            outs = [out]
-        elif output:
-            outs = [first.output(lq)]
         if not output:
             return Answers(features=seen)
-        outs += [teacher.output(lq) for teacher in others]
+        outs = self._outputs("lq", lq, at, live)
         return Answers(combined=self.combine(outs, gt), each=tuple(outs), features=seen)
+
+    def _outputs(self, kind: Kind, lq: Tensor, at: Moment | None, live: Tensor | None = None) -> list[Tensor]:
+        """Each teacher's output, stored or computed; ``live`` is the first one's where it is known already."""
+        outs = []
+        for teacher, cache in zip(self.teachers, self.caches, strict=True):
+            known = live if teacher is self.teachers[0] else None
+
+            def compute(teacher: Teacher = teacher, known: Tensor | None = known) -> Tensor:
+                return teacher.output(lq) if known is None else known
+
+            cached = cache is not None and at is not None
+            outs.append(cache.answer(kind, lq, at, compute) if cached else compute())  # type: ignore[union-attr,arg-type]
+        return outs
 
     def combine(self, outs: Sequence[Tensor], gt: Tensor | None) -> Tensor:
         """One target out of several: by ``distill.combine``; where there is no truth, best_pixel is the mean."""
@@ -69,9 +89,9 @@ class Faculty:
             return mixed
         return stacked.mean(0)
 
-    def output(self, lq: Tensor) -> Tensor:
+    def output(self, lq: Tensor, kind: Kind, at: Moment | None) -> Tensor:
         """The combined output on inputs without a truth."""
-        return self.combine([teacher.output(lq) for teacher in self.teachers], None)
+        return self.combine(self._outputs(kind, lq, at), None)
 
 
 class School:
@@ -94,8 +114,11 @@ class School:
         self.pairs = list(pairs)
         self.options, self.setting, self.faculties = options, setting, dict(faculties)
 
-    def lesson(self, batch: TrainingBatch, step: int, terms: Mapping[str, Term]) -> Lesson:
-        """Everything that ``terms`` (those active at ``step``) need of ``batch``."""
+    def lesson(
+        self, batch: TrainingBatch, step: int, terms: Mapping[str, Term], *, fill: bool = True
+    ) -> Lesson:
+        """Everything that ``terms`` (those active at ``step``) need of ``batch``; ``fill``: caches keep what is new."""
+        at = Moment(step, list(batch.numbers), fill)
         lesson = Lesson(batch.gt, self.setting.scale)
         extra = self.options.terms.upcycle if "upcycle" in terms else None
         if extra is not None:
@@ -115,28 +138,44 @@ class School:
         for side, faculty in self.faculties.items():
             mine = {name: term for name, term in terms.items() if self.side_of(name) == side}
             if mine:
-                by_side[side] = self._answers(faculty, mine, batch, lesson)
+                by_side[side] = self._answers(faculty, mine, batch, lesson, at)
         lesson.answers = {name: by_side[self.side_of(name)] for name in terms}
         return lesson
 
     def _answers(
-        self, faculty: Faculty, terms: Mapping[str, Term], batch: TrainingBatch, lesson: Lesson
+        self, faculty: Faculty, terms: Mapping[str, Term], batch: TrainingBatch, lesson: Lesson, at: Moment
     ) -> Answers:
         answers = faculty.answer(
             batch.lq,
             batch.gt,
             output=any(term.needs_output for term in terms.values()),
             features=any(term.needs_taps for term in terms.values()),
+            at=at,
         )
         if "upcycle" in terms and lesson.upcycled is not None:
-            answers.tiles = faculty.output(lesson.upcycled.tiles)
-            answers.zoom = faculty.output(lesson.zoomed) if lesson.zoomed is not None else None
+            answers.tiles = faculty.output(lesson.upcycled.tiles, "tiles", at)
+            if lesson.zoomed is not None:
+                answers.zoom = faculty.output(lesson.zoomed, "zoom", at)
         return answers
 
     def side_of(self, term: str) -> Side:
         """Whether a term learns from the real teachers or from the random twin."""
         random: Collection[str] = self.options.random_teacher
         return "random" if term in random or term.rsplit("_", 1)[0] in random else "real"
+
+    @property
+    def caches(self) -> list[PlanCache]:
+        """Those of all teachers."""
+        return [cache for faculty in self.faculties.values() for cache in faculty.caches if cache is not None]
+
+    def idle(self, teacher: Teacher) -> bool:
+        """Whether every answer that the run needs of ``teacher`` is stored: then it is never called."""
+        for faculty in self.faculties.values():
+            for own, cache in zip(faculty.teachers, faculty.caches, strict=True):
+                if own is teacher:
+                    tapped = faculty.taps is not None and own is faculty.teachers[0]
+                    return not tapped and cache is not None and cache.coverage(self.setting.total_iter) == 1
+        return False
 
     @property
     def teachers(self) -> list[Teacher]:

@@ -50,9 +50,25 @@ class Teacher:
         self._half: torch.dtype | None = _HALVES.get(options.precision)
         self._undecided = options.precision == "auto" and device.type == "cuda"
         self.half_db: float | None = None
-        if options.compile is True or (options.compile == "auto" and device.type == "cuda"):
+        self.compiled = options.compile is True or (options.compile == "auto" and device.type == "cuda")
+        if self.compiled:
             compile_blocks(self.net)
         self._fingerprint = fingerprint(self.net)
+
+    @property
+    def precision_asked(self) -> str:
+        """``fp32``, ``bf16``, ``fp16``; ``auto`` where the first batch decides (on a GPU)."""
+        asked = self.options.precision
+        return "fp32" if asked == "auto" and self.device.type != "cuda" else asked
+
+    @property
+    def precision(self) -> str:
+        """What it computes in now."""
+        return next((name for name, dtype in _HALVES.items() if dtype == self._half), "fp32")
+
+    def settle(self, precision: str) -> None:
+        """Compute in ``precision`` from now on, whatever the first batch would decide."""
+        self._half, self._undecided = _HALVES.get(precision), False
 
     @torch.no_grad()
     def output(self, lq: Tensor) -> Tensor:
@@ -66,15 +82,20 @@ class Teacher:
         return total / len(views)
 
     @torch.no_grad()
-    def output_and_taps(self, lq: Tensor, collect: Callable[[], list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
-        """(:meth:`output`, features of the plain view in float32, as ``collect`` hands them out)."""
+    def output_and_taps(
+        self, lq: Tensor, collect: Callable[[], list[Tensor]]
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """(output, features of the plain view in float32, as ``collect`` hands them out).
+
+        The output is None under self-ensemble, where it takes passes of its own: :meth:`output`.
+        """
         pieces = [(self._run(piece), collect()) for piece in self._micro(lq)]
         features = [
             torch.cat([feature.float() for feature in same]) if len(pieces) > 1 else same[0].float()
             for same in zip(*(taps for _, taps in pieces), strict=True)
         ]
         if self.options.self_ensemble == 8:
-            return self.output(lq), features
+            return None, features
         return torch.cat([out for out, _ in pieces]), features
 
     def verify(self) -> None:
