@@ -103,3 +103,29 @@ def test_torchrun_starts_both(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "two" / "small" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_distil_as_one_does(tmp_path: Path) -> None:
+    """Student and projectors, statistics of the target, and a term that begins later than the others."""
+    teacher = train({**small_run(tmp_path / "teacher"), "name": "teacher"}, quiet=True).folder
+    distill = {
+        "recipe": "feature@1",
+        "teacher": {"weights": str(teacher / "models/net_g_8.pth"), "quality_check": "off"},
+        "terms": {"feature": {"weight": {"value": 1.0, "start": 4}}, "upcycle": {}},
+    }
+    sections = {"objective": "distill", "distill": distill}
+    path = tmp_path / "run.yml"
+    path.write_text(json.dumps({**two_rank_options(tmp_path / "two"), **sections}))
+    codes, output = two_ranks(path)
+    assert codes == [0, 0], output
+    options = {**two_rank_options(tmp_path / "one"), **sections}
+    options["datasets"]["train"]["batch_size_per_gpu"] = 4
+    one = train(options, quiet=True).folder
+    two = tmp_path / "two" / "small"
+    for name in ("net_g_8", "net_p_8"):
+        left, right = (
+            torch.load(run / f"models/{name}.pth", weights_only=True)["params"] for run in (one, two)
+        )
+        worst = max(float((left[key] - right[key]).abs().max()) for key in left)
+        assert worst < TOLERANCE, name
