@@ -60,7 +60,10 @@ def convert(
         typer.Option("-o", "--output", help="YAML file to write; default: print it.", show_default=False),
     ] = None,
 ) -> None:
-    """A KAIR or BasicSR option file as YAML of ours; what there is to know about it goes to standard error."""
+    """A KAIR or BasicSR option file as YAML of ours; what there is to know about it goes to standard error.
+
+    In a file of ours a distillation recipe is written out.
+    """
     from atelier.errors import UserError
     from atelier.options.foreign_text import converted_text
 
@@ -120,6 +123,7 @@ def summary(options: RunOptions) -> str:
     optimizer = options.train.optim_g
     rate = getattr(optimizer, "lr", None)
     rows = {
+        "distill": _distillation(options),
         "network": f"{options.network_g.type}, x{options.scale}, "
         f"{options.network_g.in_channels} -> {options.network_g.out_channels} channels",
         "train": f"{_pictures(train)}, {train.batch_size_per_gpu} crops of {train.gt_size} a step and process",
@@ -129,7 +133,21 @@ def summary(options: RunOptions) -> str:
         "steps": f"{options.train.total_iter}, {optimizer.type}{f' lr {rate:g}' if rate is not None else ''}, "
         f"{options.train.scheduler.type}",
     }
-    return "\n".join(f"  {name:8} {text}" for name, text in rows.items())
+    return "\n".join(f"  {name:8} {text}" for name, text in rows.items() if text)
+
+
+def _distillation(options: RunOptions) -> str:
+    """Recipe, teachers, mapping, and each term in full; nothing for other objectives."""
+    if options.objective.type != "distill":
+        return ""
+    given = options.objective.model_dump(mode="json", exclude_none=True)
+    teachers = ", ".join(teacher["weights"] for teacher in given["teacher"]) or "none"
+    from atelier.options.write import dump_yaml
+
+    terms = given["terms"]
+    lines = [f"{given.get('recipe', 'no recipe')}, teacher {teachers}, mapping {given['mapping']}"]
+    lines += dump_yaml(terms).splitlines() if terms else ["no terms"]
+    return f"\n{' ':11}".join(lines)
 
 
 def _pictures(data: ImagesOptions) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from atelier.errors import UserError
 from atelier.losses.base import AdversarialLossOptions, LossOptions
 from atelier.options.base import Component, Registry
 
@@ -153,6 +154,18 @@ class Objective(ABC):
     def files(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Own weights that a checkpoint also writes as ``models/net_ROLE_N``, by role; none by default."""
         return {}
+
+    def load_files(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what another program's checkpoint holds of :meth:`files`.
+
+        Raises:
+            UserError: there is something that this objective does not train.
+        """
+        if files:
+            raise UserError(
+                f"the checkpoint holds weights ({', '.join(files)}) that the objective {type(self).__name__} does not "
+                "train; a run of another name can begin with its network: path.pretrain_network_g"
+            )
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Its own modules (frozen feature networks, projectors), already on the device; none by default."""

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from atelier.errors import UserError
 from atelier.options.messages import validate_tree
+from atelier.options.overrides import OptionTree, apply_overrides
 from atelier.options.places import KeyPath
-from atelier.options.read import program_of, read_foreign
+from atelier.options.read import import_plugins, program_of, read_foreign, rebuild_models
 from atelier.options.schema import RunOptions
 from atelier.options.source import read_option_file
 from atelier.options.write import dump_yaml
@@ -33,21 +34,49 @@ _KEPT = frozenset(
 def converted_text(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
     """YAML of ours for a file of KAIR's or BasicSR's, checked; and the notes of the conversion.
 
+    A file of ours with a distillation recipe comes back with all that the recipe stands for.
+
     Raises:
         UserError: where ``path`` is a file of neither, or for any mistake in it.
     """
     file = read_option_file(path)
     program = program_of(file.data)
     if program is None:
+        return _expanded_text(path, apply_overrides(file, overrides)), []
+    tree, notes = read_foreign(program, file, overrides)
+    options = validate_tree(RunOptions, tree)
+    data = with_recipe_expanded(without_defaults(tree.data, options), options)
+    return f"# Converted from {program}'s {Path(path).name}.\n" + dump_yaml(_ordered(data)), notes
+
+
+def _expanded_text(path: str | Path, tree: OptionTree) -> str:
+    """A file of ours with its distillation recipe written out; there is nothing else to convert in one."""
+    if "distill" not in tree.data:
         raise UserError(
             f"{path}: this is no file of KAIR's (netG, task) or BasicSR's (model_type) but one of ours, or none at "
             f"all; atelier options check {path} says what it does"
         )
-    tree, notes = read_foreign(program, file, overrides)
+    if import_plugins(tree):
+        rebuild_models()
     options = validate_tree(RunOptions, tree)
-    data = without_defaults(tree.data, options)
-    ordered = {key: data[key] for key in RunOptions.model_fields if key in data}
-    return f"# Converted from {program}'s {Path(path).name}.\n" + dump_yaml(ordered), notes
+    header = f"# {Path(path).name} with its distillation recipe written out.\n"
+    return header + dump_yaml(_ordered(with_recipe_expanded(tree.data, options)))
+
+
+def with_recipe_expanded(data: dict[str, Any], options: RunOptions) -> dict[str, Any]:
+    """``data`` with all that its ``distill.recipe`` stands for written beside the recipe's name."""
+    section = data.get("distill")
+    objective = options.objective.model_dump(mode="json", exclude_none=True)
+    if not isinstance(section, dict) or "recipe" not in objective:
+        return data
+    return data | {"distill": {**section, **{key: objective[key] for key in ("recipe", "mapping", "terms")}}}
+
+
+def _ordered(data: dict[str, Any]) -> dict[str, Any]:
+    """The sections as they stand in a file: in the schema's order, one that stands for a field after it."""
+    beside = {field: section for section, (field, _) in RunOptions.SECTIONS.items()}
+    order = [name for field in RunOptions.model_fields for name in (field, beside.get(field))]
+    return {key: data[key] for key in order if key is not None and key in data}
 
 
 def without_defaults(data: dict[str, Any], options: RunOptions) -> dict[str, Any]:

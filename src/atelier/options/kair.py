@@ -8,6 +8,7 @@ from typing import Any
 from atelier.options.foreign import ForeignTree
 from atelier.options.kair_conversion import Conversion
 from atelier.options.kair_datasets import convert_datasets
+from atelier.options.kair_distill import convert_distillation
 from atelier.options.kair_network import convert_network
 from atelier.options.kair_train import convert_train
 from atelier.options.messages import show
@@ -52,6 +53,8 @@ def convert(file: OptionFile, processes: int | None = None) -> tuple[ForeignTree
             raise conversion.error(
                 f"given {show(kind)}, not supported yet{what}; supported: 'plain'", ("model",)
             )
+        for section in ("path", "netG", "train"):
+            conversion.sections((section,))
         processes = _convert_top(conversion, processes)
         convert_network(conversion)
         convert_datasets(conversion, processes)
@@ -80,8 +83,8 @@ def _convert_top(conversion: Conversion, processes: int | None) -> int:
     if not conversion.has("task"):
         conversion.problem("task is missing: the name of the run", ())
     conversion.move(("task",), "name")
-    conversion.put("objective", "pixel", ("model",))
-    conversion.sections(("path",))
+    objective = convert_distillation(conversion)
+    conversion.put("objective", objective, ("model",))
     conversion.put("path", {}, ("path",))
     root = conversion.need("path", "root", otherwise="experiments")
     conversion.put("path.experiments_root", root, ("path", "root"))
@@ -92,6 +95,12 @@ def _convert_top(conversion: Conversion, processes: int | None) -> int:
         if conversion.has("path", theirs):
             conversion.note("KAIR ignores it; used here where nothing can be resumed", ("path", theirs))
         conversion.move(("path", theirs), ours)
+    if conversion.has("path", "pretrained_optimizerG"):
+        conversion.get("path", "pretrained_optimizerG")
+        conversion.note(
+            "does nothing, as in KAIR: path.resume_state=models/N_G.pth goes on from step N with its optimiser",
+            ("path", "pretrained_optimizerG"),
+        )
     afresh = conversion.get("path", "ignore_resume_network", default=False)
     if not isinstance(afresh, bool):
         conversion.problem(f"given {show(afresh)}, allowed: true or false", ("path", "ignore_resume_network"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from atelier.options.kair_conversion import Conversion
+from atelier.options.kair_distill import STUDENTS
 from atelier.options.messages import show
 
 #: net_type -> (our type, KAIR's key -> our key, keys KAIR cannot run without).
@@ -69,13 +70,17 @@ def convert_network(conversion: Conversion) -> None:
     """
     conversion.sections(("netG",))
     conversion.put("network_g", {}, ("netG",))
-    kind = conversion.get("netG", "net_type")
+    given = conversion.get("netG", "net_type")
+    kind = STUDENTS.get(given, given) if isinstance(given, str) else given
     if not isinstance(kind, str) or kind not in _NETWORKS:
         raise conversion.error(
-            f"given {show(kind)}, not supported; supported: {', '.join(_NETWORKS)}", ("netG", "net_type")
+            f"given {show(kind)}, not supported; supported: {', '.join((*_NETWORKS, *STUDENTS))}",
+            ("netG", "net_type"),
         )
     ours, keys, needed = _NETWORKS[kind]
     conversion.put("network_g.type", ours, ("netG", "net_type"))
+    if given == "swinir_student_v2":
+        conversion.put("network_g.extra_residual", True, ("netG", "net_type"))
     conversion.idle[("netG",)] = f"net_type '{kind}' does not read it"
     if kind == "swinir" and not conversion.has("netG", "in_chans") and conversion.has("n_channels"):
         conversion.put("network_g.in_chans", conversion.get("n_channels"), ("n_channels",))
@@ -111,7 +116,8 @@ def channels(conversion: Conversion) -> tuple[int | None, str]:
 def _check_scale(conversion: Conversion) -> None:
     scale, upscale = conversion.get("scale", default=1), conversion.get("netG", "upscale", default=None)
     conversion.put("scale", scale, ("scale",))
-    if conversion.data["netG"]["net_type"] == "swinir" and upscale not in (None, scale):
+    kind = conversion.data["netG"]["net_type"]
+    if STUDENTS.get(kind, kind) == "swinir" and upscale not in (None, scale):
         conversion.problem(
             f"given {show(upscale)}, but scale is {show(scale)}"
             f"{'' if conversion.has('scale') else ' (left out)'}; make them equal (KAIR does not check)",

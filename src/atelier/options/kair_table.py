@@ -1,7 +1,7 @@
 """Every key of KAIR's option files: what it becomes here, or why it does nothing.
 
 Key names and meanings are those of KAIR (github.com/cszn/KAIR, option files of SwinIR, DnCNN, MSRResNet and BSRGAN)
-and of its ELSA fork. The page made of it is ``docs/from-kair.md``.
+and of its forks with ELSA and with distillation. The page made of it is ``docs/from-kair.md``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,19 @@ KEYS: tuple[Key, ...] = (
         "KAIR's trainers ignore it; honoured here where nothing can be resumed",
     ),
     Key("path", "pretrained_netE", "path.pretrain_network_ema", "as `pretrained_netG`"),
-    Key("path", "pretrained_optimizerG", "", "KAIR never reads it; a resumed run restores its own optimiser"),
+    Key("path", "pretrained_optimizerG", "", "KAIR never reads it; `path.resume_state: models/N_G.pth` does"),
+    Key(
+        "path",
+        "pretrained_netTeacher",
+        "distill.teacher.0.weights",
+        "of the fork that distils; needed unless `distillation_type` is `none`",
+    ),
+    Key(
+        "path",
+        "pretrained_netP",
+        "distill.pretrain_projectors",
+        "start weights of the projectors, the fork's `N_P.pth`",
+    ),
     Key("path", "pretrained_netD", "", _GAN),
     Key("path", "pretrained_optimizerD", "", _GAN),
     Key("path", "strict_netD", "", _GAN),
@@ -116,7 +128,11 @@ KEYS: tuple[Key, ...] = (
     Key("datasets", "scale", "", _DUMPED),
     Key("datasets", "n_channels", "", _DUMPED),
     Key(
-        "netG", "net_type", "network_g.type", "`swinir`, `dncnn`, `rrdbnet`, `msrresnet1`; others are refused"
+        "netG",
+        "net_type",
+        "network_g.type",
+        "`swinir`, `dncnn`, `rrdbnet`, `msrresnet1`; `swinir_student` is `swinir`, `swinir_student_v2` with "
+        "`extra_residual: true`; others are refused",
     ),
     Key("netG", "upscale", "network_g.upscale", "must equal `scale`"),
     *(
@@ -169,6 +185,22 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("train", "G_lossfn_weight", "train.pixel_opt.loss_weight", ""),
     Key("train", "G_charbonnier_eps", "train.pixel_opt.eps", "1e-9 where left out"),
+    Key(
+        "train",
+        "distillation_type",
+        "distill.recipe",
+        "`none`, `response`, `feature`: `classic-none@1`, `classic-response@1`, `classic-feature@1`",
+    ),
+    Key("train", "distill_lossfn_type", "distill.terms.response.loss", "`l1` where left out"),
+    Key("train", "distill_lossfn_weight", "distill.terms.response.weight", "1 where left out"),
+    Key("train", "feature_lossfn_type", "distill.terms.feature.loss", "`l1` where left out"),
+    Key("train", "feature_lossfn_weight", "distill.terms.feature.weight", "1 where left out"),
+    Key(
+        "train",
+        "start_feature_iter",
+        "distill.terms.feature.weight.start",
+        "honoured; the fork never reads it, so 0 does what it did",
+    ),
     Key("train", "E_decay", "train.ema_decay", "0 where left out; network and average are both measured"),
     Key("train", "G_optimizer_type", "train.optim_g.type", "`adam`"),
     Key("train", "G_optimizer_lr", "train.optim_g.lr", ""),

@@ -1,5 +1,8 @@
 """KAIR's checkpoints: ``models/N_G.pth``, ``N_E.pth`` and ``N_optimizerG.pth``, bare and without a manifest.
 
+The fork that distils also writes ``N_P.pth``, the projectors (``0.weight``, ``0.bias`` ...), whose moments follow the
+network's in ``N_optimizerG.pth``.
+
 KAIR takes the largest N of each kind alone and mixes what it finds; here a checkpoint is a set that has every kind
 the folder holds at all, and each of its files must be readable.
 """
@@ -24,10 +27,11 @@ from atelier.archs.swinir_options import SwinIROptions
 from atelier.archs.weights import StateFile, read_weights, written_state
 from atelier.errors import UserError
 from atelier.files import atomic_path
+from atelier.objectives.distill.apprentice import PROJECTORS
 from atelier.train.checkpoint import Checkpoint
 from atelier.train.moments import parameter_names, with_tensor_steps
 
-_NAME = re.compile(r"(\d+)_(G|E|optimizerG)\.pth")
+_NAME = re.compile(r"(\d+)_(G|E|P|optimizerG)\.pth")
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,18 @@ class KairCheckpoint(Checkpoint):
 
     average: Path | None = None
     optimizer: Path | None = None
+    projectors: Path | None = None
 
     def load_state(self) -> dict[str, Any]:
         """The step, and the optimiser with the names of its parameters, in the shape of a state of ours."""
         state: dict[str, Any] = {"iter": self.iteration, "roles": ["g"], "foreign": "KAIR"}
+        beside = read_weights(self.projectors).state if self.projectors is not None else {}
+        state["files"] = {"p": beside} if beside else {}
         if self.optimizer is not None:
             weights = read_weights(self.state_path)
             state["optimizers"] = [_read_optimizer(self.optimizer)]
-            state["parameters"] = {"g": parameter_names(weights.state, options_of(weights))}
+            names = parameter_names(weights.state, options_of(weights))
+            state["parameters"] = {"g": [*names, *(f"{PROJECTORS}.{key}" for key in beside)]}
         return state
 
     def weights(self, role: str, state: Mapping[str, Any]) -> tuple[StateFile, StateFile | None]:
@@ -97,7 +105,9 @@ def kair_checkpoint_at(path: Path) -> KairCheckpoint:
             f"path.resume_state: {path}: expected training_states/N.state, or KAIR's models/N_G.pth"
         )
     iteration = int(match[1])
-    beside = {kind for kind in ("G", "E", "optimizerG") if (path.parent / f"{iteration}_{kind}.pth").exists()}
+    beside = {
+        kind for kind in ("G", "E", "P", "optimizerG") if (path.parent / f"{iteration}_{kind}.pth").exists()
+    }
     return _checked(path.parent, iteration, beside)
 
 
@@ -106,7 +116,12 @@ def _checked(models: Path, iteration: int, kinds: set[str]) -> KairCheckpoint:
     for kind, path in paths.items():
         _ = _read_optimizer(path) if kind == "optimizerG" else read_weights(path)
     return KairCheckpoint(
-        iteration, paths["G"], {"g": paths["G"]}, average=paths.get("E"), optimizer=paths.get("optimizerG")
+        iteration,
+        paths["G"],
+        {"g": paths["G"]},
+        average=paths.get("E"),
+        optimizer=paths.get("optimizerG"),
+        projectors=paths.get("P"),
     )
 
 
@@ -129,9 +144,22 @@ def _kair_state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def write_kair_files(
-    models: Path, iteration: int, net: nn.Module, average: nn.Module | None, optimizer: Optimizer
+    models: Path,
+    iteration: int,
+    net: nn.Module,
+    average: nn.Module | None,
+    optimizer: Optimizer,
+    projectors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write ``N_G.pth``, ``N_E.pth`` and ``N_optimizerG.pth`` as KAIR reads them.
+    """Write ``N_G.pth``, ``N_E.pth``, ``N_P.pth`` and ``N_optimizerG.pth`` as KAIR and its fork read them.
+
+    Args:
+        models: the folder.
+        iteration: N.
+        net: the network; its parameters come first in ``optimizer``.
+        average: its average, if there is one.
+        optimizer: of the network and, behind it, the projectors.
+        projectors: their state; None or empty where there are none.
 
     Raises:
         UserError: a file cannot be written.
@@ -140,9 +168,14 @@ def write_kair_files(
     if average is not None:
         files["E"] = _kair_state(average)
     options = getattr(net, "options", None)
-    ours = {name: place for place, name in enumerate(name for name, _ in net.named_parameters())}
+    beside = {key: value.detach().cpu() for key, value in (projectors or {}).items()}
+    if beside:
+        files["P"] = beside
+    all_names = (*(name for name, _ in net.named_parameters()), *(f"{PROJECTORS}.{key}" for key in beside))
+    ours = {name: place for place, name in enumerate(all_names)}
     stored = optimizer.state_dict()
     names = parameter_names(files["G"], options if isinstance(options, NetworkOptions) else None)
+    names += [f"{PROJECTORS}.{key}" for key in beside]
     files["optimizerG"] = {
         "state": {
             place: stored["state"][ours[name]]

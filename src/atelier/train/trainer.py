@@ -316,6 +316,7 @@ class Trainer:
                 self.nets["g"],
                 self.ema.net if self.ema is not None else None,
                 self.optimizers["g"],
+                self.objective.files().get("p", {}),
             )
 
     def state(self) -> dict[str, Any]:
@@ -366,6 +367,7 @@ class Trainer:
             carried = {
                 role: self.carry_moments(state, self._trained_names(role), role) for role in self.optimizers
             }
+            self.objective.load_files(state.get("files") or {})
             restored = ", ".join(f"network_{role}: {each.text()}" for role, each in carried.items())
         else:
             restored = self._load_optimizers(state)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from atelier.objectives.distill.upcycle import Upcycled
 
 
+PROJECTORS = "terms.feature.projectors"
+"""Where the projectors are in an :class:`Apprentice`: the beginning of their parameters' names."""
+
+
 @dataclass
 class Answers:
     """What one teacher side (the real one, or the random twin) gave for a batch; None and empty where not needed.

@@ -14,6 +14,7 @@ from atelier.errors import UserError
 from atelier.objectives.base import Findings, Guide, Objective, Part, TrainingBatch
 from atelier.objectives.distill.apprentice import Apprentice, Attempt
 from atelier.objectives.distill.options import DistillOptions
+from atelier.objectives.distill.projectors import load_projectors
 from atelier.objectives.distill.term_options import TermOptions
 from atelier.objectives.distill.weights import Balance
 from atelier.objectives.terms import named_terms
@@ -131,6 +132,18 @@ class DistillObjective(Objective):
         projectors = self.apprentice.projectors if self.apprentice is not None else None
         state = projectors.state_dict() if projectors is not None else {}
         return {"p": state} if state else {}
+
+    def load_files(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The projectors of the original's ``N_P.pth``.
+
+        Raises:
+            UserError: there are no projectors here, or others.
+        """
+        projectors = self.apprentice.projectors if self.apprentice is not None else None
+        if projectors is None:
+            super().load_files(files)
+        elif "p" in files:
+            load_projectors(projectors, files["p"], "the checkpoint's N_P.pth")
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The loss modules by their place, and the projectors."""
