@@ -18,7 +18,6 @@ from atelier.archs.facts import NetworkFacts
 from atelier.errors import UserError
 from atelier.evaluate.bootstrap import mean_interval
 from atelier.evaluate.comparison import Candidate, Comparison, compare, labels_of
-from atelier.evaluate.comparison_pages import largest_difference
 from atelier.evaluate.comparison_report import (
     headline,
     pictures_csv,
@@ -28,6 +27,7 @@ from atelier.evaluate.comparison_report import (
     write_comparison,
 )
 from atelier.evaluate.criteria import Criterion, judge_criteria, read_criteria, read_figures
+from atelier.evaluate.crops import largest_difference
 from atelier.evaluate.latency import measure_times
 from atelier.evaluate.pictures import PairSource
 from atelier.images import imresize

@@ -84,7 +84,7 @@ def make_chart(
     log = may_be_log and min(values) > 0 and max(values) / min(values) > LOG_SPAN
     if log:
         notes.append("logarithmic scale")
-    low, high, y_values = _log_axis(values) if log else _linear_axis(values, from_zero)
+    low, high, y_values = log_axis(values) if log else linear_axis(values, from_zero)
     left, right = drawn[0][0], drawn[-1][0]
     x_values = _x_ticks(left, right)
 
@@ -110,8 +110,8 @@ def make_chart(
         unit,
         "M" + "L".join(f"{10 * x:.1f} {10 * y:.1f}" for x, y, _, _ in places),
         places,
-        [(x_of(x), _short_count(x)) for x in x_values],
-        [(y_of(y), _axis_number(y, y_values)) for y in y_values],
+        [(x_of(x), short_count(x)) for x in x_values],
+        [(y_of(y), axis_number(y, y_values)) for y in y_values],
         line,
         marked,
         notes,
@@ -133,14 +133,16 @@ def show_count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _short_count(value: float) -> str:
+def short_count(value: float) -> str:
+    """An iteration as short as an axis needs it: ``20k``."""
     for limit, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * limit or (abs(value) >= limit and value % (limit / 10) == 0):
             return f"{value / limit:g}{unit}"
     return f"{value:g}"
 
 
-def _axis_number(value: float, all_values: Sequence[float]) -> str:
+def axis_number(value: float, all_values: Sequence[float]) -> str:
+    """A tick's label, in as many decimals as tell the ticks apart."""
     if value == 0:
         return "0"
     if abs(value) < 1e-3 or abs(value) >= 1e5:
@@ -158,26 +160,29 @@ def _thin(points: Sequence[Point]) -> tuple[list[Point], int]:
     return [(bucket[-1][0], math.fsum(y for _, y in bucket) / len(bucket)) for bucket in buckets], size
 
 
-def _nice_step(span: float, parts: int) -> float:
+def nice_step(span: float, parts: int) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that cuts ``span`` into at most ``parts``."""
     raw = span / parts
     power = 10.0 ** math.floor(math.log10(raw))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
 
 
-def _linear_axis(values: Sequence[float], from_zero: bool) -> tuple[float, float, list[float]]:
+def linear_axis(values: Sequence[float], from_zero: bool) -> tuple[float, float, list[float]]:
+    """Ends and ticks of an axis that holds ``values``."""
     low, high = min(values), max(values)
     if from_zero and low >= 0:
         low = 0.0
     if high == low:
         pad = abs(high) * 0.05 or 1.0
         low, high = (low if from_zero and low == 0 else low - pad), high + pad
-    step = _nice_step(high - low, 4)
+    step = nice_step(high - low, 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [index * step for index in range(first, last + 1)]
     return ticks[0], ticks[-1], ticks
 
 
-def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Whole powers of ten around positive ``values``: ends and ticks."""
     first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     every = math.ceil((last - first) / 5)
     ticks = [10.0**power for power in range(first, last + 1, every)]
@@ -187,6 +192,6 @@ def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
 def _x_ticks(left: float, right: float) -> list[float]:
     if left == right:
         return [left]
-    step = max(_nice_step(right - left, 4), 1.0)
+    step = max(nice_step(right - left, 4), 1.0)
     first, last = math.ceil(left / step - 1e-9), math.floor(right / step + 1e-9)
     return [index * step for index in range(first, last + 1)]

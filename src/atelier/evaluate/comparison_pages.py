@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from atelier.evaluate.comparison import Comparison
-from atelier.evaluate.embedding import EmbeddedPicture, Layer, Version, cut_layers, embed_versions
-from atelier.evaluate.results import Pixels, as_dtype, format_value
+from atelier.evaluate.crops import CROP_SIDE, Crop, largest_difference
+from atelier.evaluate.embedding import EmbeddedPicture, Version, cut_layers, embed_versions
+from atelier.evaluate.results import format_value
 from atelier.evaluate.sections import MAX_BYTES, PictureCard
 
 #: Pictures shown with a slider and a crop.
 MAX_PICTURES = 10
-#: Side of a crop in gt pixels.
-CROP_SIDE = 64
-
-
-@dataclass(frozen=True)
-class Crop:
-    """One place of one picture in every version, to be shown enlarged."""
-
-    image: str
-    layers: list[Layer]
-    width: int
-    height: int
-    left: int
-    top: int
-    values: dict[str, str]
 
 
 def shown_pictures(comparison: Comparison) -> tuple[list[str], dict[str, str]]:
@@ -115,21 +97,3 @@ def _crop(comparison: Comparison, image: str, versions: list[Version]) -> Crop:
         values[column.label] = format_value(column.result.images[image]["psnr"], mean.protocol)
     layers = cut_layers(versions, (top, left, height, width))
     return Crop(image, layers, width, height, left, top, values)
-
-
-def largest_difference(first: Pixels, second: Pixels, side: int, scale: int) -> tuple[int, int, int, int]:
-    """Top, left, height, width of the square of ``side`` pixels in which two pictures differ most (squared error).
-
-    The square is aligned to whole lq pixels and lies inside the picture; smaller pictures give themselves.
-    """
-    difference: npt.NDArray[np.float64] = as_dtype(first, np.float64) - as_dtype(second, np.float64)
-    energy = (difference * difference).sum(axis=2)
-    height, width = (max(scale, min(length, side) // scale * scale) for length in energy.shape)
-    total = np.zeros((energy.shape[0] + 1, energy.shape[1] + 1))
-    total[1:, 1:] = energy.cumsum(axis=0).cumsum(axis=1)
-    boxes = (
-        total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
-    )
-    places = boxes[::scale, ::scale]
-    row, column = divmod(int(places.argmax()), places.shape[1])
-    return row * scale, column * scale, height, width

@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from atelier.evaluate.charts import show_count
 from atelier.evaluate.comparison import Column, Comparison
 from atelier.evaluate.comparison_pages import picture_parts
 from atelier.evaluate.criteria import Judgement
+from atelier.evaluate.page import fill_template
 from atelier.evaluate.results import decimals, format_change, format_value
 from atelier.evaluate.sections import Cell, ImageRow
 from atelier.files import atomic_write
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _PAGE = "comparison.html"
 
 
@@ -54,18 +51,11 @@ def write_comparison(
 
 def render(comparison: Comparison, judgements: Sequence[Judgement], template: str) -> str:
     """The comparison through one of the templates."""
-    page = template.endswith(".html.j2")
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=page,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": show_count, "cell": _markdown}
-    cards, crops = picture_parts(comparison) if page else ([], [])
+    cards, crops = picture_parts(comparison) if template.endswith(".html.j2") else ([], [])
     columns, rows = _image_rows(comparison, {card.image: card.anchor for card in cards})
-    return environment.get_template(template).render(
+    return fill_template(
+        template,
+        {"count": show_count, "cell": _markdown},
         comparison=comparison,
         title=_title(comparison),
         headline=headline(comparison, judgements),
@@ -80,8 +70,6 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], template: st
         image_rows=rows,
         hidden=len(comparison.first.result.images) - len(cards),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
     )
 
 

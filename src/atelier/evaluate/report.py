@@ -9,19 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from atelier.evaluate.beginning import read_beginning
 from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.charts import Chart, make_chart, show_count, show_number
+from atelier.evaluate.page import fill_template, flat_rows
 from atelier.evaluate.results import format_change, format_value
 from atelier.evaluate.run_record import RunRecord, read_run
 from atelier.evaluate.sections import set_section
 from atelier.evaluate.verdict import comparable_baseline, judge
 from atelier.files import atomic_write
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_dir: Path, output: Path | None = None) -> Path:
@@ -45,17 +41,11 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
 
 def render(record: RunRecord) -> str:
     """The report as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"value": format_value, "change": format_change, "count": show_count}
     sections = [set_section(record, name, index) for index, name in enumerate(record.validations)]
     verdict = judge(record)
-    return environment.get_template("report.html.j2").render(
+    return fill_template(
+        "report.html.j2",
+        {"value": format_value, "change": format_change, "count": show_count},
         record=record,
         verdict=verdict,
         facts=_facts(record),
@@ -63,11 +53,8 @@ def render(record: RunRecord) -> str:
         training_charts=_training_charts(record),
         sections=sections,
         beginning=read_beginning(record.folder),
-        environment=_flat(record.environment),
+        environment=flat_rows(record.environment),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        # The two files are our own text; everything else goes through autoescape.
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
     )
 
 
@@ -130,19 +117,6 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested facts as ``packages.torch`` rows."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append(
-                (f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            )
-    return rows
 
 
 # curves

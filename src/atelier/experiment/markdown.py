@@ -7,7 +7,16 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from atelier.evaluate.results import decimals, format_change, format_value
+from atelier.evaluate.results import format_change
+from atelier.experiment.cells import (
+    change_cell,
+    difference_cells,
+    one_line,
+    p_cell,
+    percent_cell,
+    spread_cell,
+    value_cell,
+)
 
 SUMMARY = (
     "arm",
@@ -64,7 +73,7 @@ def _banner(study: Mapping[str, Any]) -> list[str]:
     blocks = []
     if not study["complete"]:
         listed = [
-            f"- {each['run']}: {each['state']}" + (f" ({_line(each['error'])})" if each["error"] else "")
+            f"- {each['run']}: {each['state']}" + (f" ({one_line(each['error'])})" if each["error"] else "")
             for each in study["missing"]
         ]
         blocks.append("**Incomplete.** These runs are missing:\n\n" + "\n".join(listed))
@@ -73,7 +82,7 @@ def _banner(study: Mapping[str, Any]) -> list[str]:
             "**No claim** where there are fewer than two seeds: chance cannot be told from an effect."
         )
     if study["notes"]:
-        blocks.append("\n".join(f"- {_line(note)}" for note in study["notes"]))
+        blocks.append("\n".join(f"- {one_line(note)}" for note in study["notes"]))
     return blocks
 
 
@@ -85,14 +94,16 @@ def _verdicts(study: Mapping[str, Any]) -> list[str]:
     for arm in study["arms"]:
         own = arm["summary"][test][metric]
         rows.append(
-            [arm["name"], str(own["n"]), _value(own["mean"], unit), _spread(own["sd"], unit)]
+            [arm["name"], str(own["n"]), value_cell(own["mean"], unit), spread_cell(own["sd"], unit)]
             + (
                 ["reference", *[""] * 6]
                 if arm["reference"]
                 else [
                     f"**{arm['verdict']}**",
-                    *_difference(arm["comparison"][test][metric], unit),
-                    _percent(arm["gap_closed"][test][metric] if arm["gap_closed"] else None, arm["teacher"]),
+                    *difference_cells(arm["comparison"][test][metric], unit),
+                    percent_cell(
+                        arm["gap_closed"][test][metric] if arm["gap_closed"] else None, arm["teacher"]
+                    ),
                 ]
             )
         )
@@ -116,7 +127,7 @@ def _contrasts(study: Mapping[str, Any]) -> list[str]:
         [
             f"{each['arm']} against {each['against']}",
             f"**{each['verdict']}**",
-            *_difference(each["comparison"][test][metric], unit),
+            *difference_cells(each["comparison"][test][metric], unit),
         ]
         for each in study["contrasts"]
     ]
@@ -132,23 +143,6 @@ def _contrasts(study: Mapping[str, Any]) -> list[str]:
     return ["## Planned contrasts", _table(head, rows)]
 
 
-def _difference(told: Mapping[str, Any], unit: str) -> list[str]:
-    interval = "–"
-    if told["low"] is not None:
-        digits = decimals(unit) + 1
-        interval = f"{told['low']:+.{digits}f} … {told['high']:+.{digits}f}".replace("-", "−")
-    needed = f" ({told['seeds_needed']} seeds for the one seen)" if told["seeds_needed"] else ""
-    return [
-        "–"
-        if told["mean"] is None
-        else _change(told["mean"], unit) + ("" if told["paired"] else ", unpaired"),
-        interval,
-        _p(told["p_holm"]),
-        _p(told["p_sign_flip"]),
-        "–" if told["detectable"] is None else _spread(told["detectable"], unit) + needed,
-    ]
-
-
 def _sets(study: Mapping[str, Any]) -> list[str]:
     """Every set and metric: mean ± SD, difference behind it."""
     blocks = ["## Test sets"]
@@ -158,9 +152,9 @@ def _sets(study: Mapping[str, Any]) -> list[str]:
             cells = [arm["name"]]
             for metric, unit in study["protocols"].items():
                 own = arm["summary"][test][metric]
-                cell = _value(own["mean"], unit)
+                cell = value_cell(own["mean"], unit)
                 if own["sd"] is not None:
-                    cell += f" ± {_spread(own['sd'], unit)}"
+                    cell += f" ± {spread_cell(own['sd'], unit)}"
                 if arm["comparison"] is not None and arm["comparison"][test][metric]["mean"] is not None:
                     cell += f" ({format_change(arm['comparison'][test][metric]['mean'], unit)})"
                 cells.append(cell)
@@ -181,8 +175,10 @@ def _pictures(study: Mapping[str, Any]) -> list[str]:
     places = [(test, image) for test, images in study["tests"].items() for image in images]
     for test, image in places:
         found = [arm["per_image"]["differences"].get(test, {}).get(image) for arm in compared]
-        rows.append([f"{test}/{image}", *("–" if each is None else _change(each, unit) for each in found)])
-    rows.append(["Wilcoxon p", *(_p(arm["per_image"]["wilcoxon_p"]) for arm in compared)])
+        rows.append(
+            [f"{test}/{image}", *("–" if each is None else change_cell(each, unit) for each in found)]
+        )
+    rows.append(["Wilcoxon p", *(p_cell(arm["per_image"]["wilcoxon_p"]) for arm in compared)])
     return [
         "## Pictures",
         f"Difference to *{study['reference']}*, mean over seeds. The p of Wilcoxon's test is "
@@ -232,7 +228,7 @@ def _arms(study: Mapping[str, Any]) -> list[str]:
             text += " (another network or start: runs of a seed do not begin alike)"
         if not arm["paired"]:
             text += f" (seeds of its own: {', '.join(map(str, arm['seeds']))})"
-        lines.append(f"- **{arm['name']}**: {_line(text)}")
+        lines.append(f"- **{arm['name']}**: {one_line(text)}")
     return ["## Arms", "\n".join(lines)]
 
 
@@ -242,7 +238,7 @@ def _teachers(study: Mapping[str, Any]) -> list[str]:
         means = "; ".join(
             f"{test} "
             + ", ".join(
-                f"{metric} {_value(value, study['protocols'][metric])}" for metric, value in by.items()
+                f"{metric} {value_cell(value, study['protocols'][metric])}" for metric, value in by.items()
             )
             for test, by in told["means"].items()
         )
@@ -266,33 +262,3 @@ def _how(study: Mapping[str, Any]) -> list[str]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _value(value: float | None, unit: str) -> str:
-    return "–" if value is None else format_value(value, unit)
-
-
-def _change(value: float, unit: str) -> str:
-    """One decimal more than values have: differences between arms are small."""
-    text = f"{value:+.{decimals(unit) + 1}f}".replace("-", "−")
-    return text + (" dB" if decimals(unit) == 2 else "")
-
-
-def _spread(value: float | None, unit: str) -> str:
-    return "–" if value is None else f"{value:.{decimals(unit) + 1}f}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-def _percent(value: float | None, teacher: str | None) -> str:
-    if value is None:
-        return "undefined" if teacher is not None else "–"
-    return f"{value:.1f} %".replace("-", "−")
-
-
-def _line(text: str) -> str:
-    return " ".join(str(text).split())

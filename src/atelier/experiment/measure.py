@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,13 @@ from atelier.files import atomic_write, sha256_of
 from atelier.options.schema import RunOptions
 
 if TYPE_CHECKING:
-    from atelier.evaluate.results import ValidationResult
+    import numpy as np
+    from torch import nn
+
+    from atelier.archs.facts import NetworkFacts
+    from atelier.data.validation import ValidationSet
+    from atelier.evaluate.results import Pixels, ValidationResult
+    from atelier.evaluate.validation import Restore
 
 #: The seed of whatever a degradation draws for test pictures: the same for every arm and seed.
 TEST_SEED = 0
@@ -112,13 +119,39 @@ def measure_teacher(study: StudyOptions, options: RunOptions, path: Path, folder
     return record
 
 
-def measure_file(
-    study: StudyOptions, options: RunOptions, path: Path, param_key: str | None
-) -> Mapping[str, ValidationResult]:
-    """Test set -> result of the network in a weight file, restored as the run's validation restores."""
+@dataclass(frozen=True)
+class Judged:
+    """A network as it is judged: restoring as the run's validation restores.
+
+    Attributes:
+        net: on its device.
+        facts: what its weights tell.
+        restore: how one picture is restored.
+    """
+
+    net: nn.Module
+    facts: NetworkFacts
+    restore: Restore
+
+    def output(self, lq: Pixels, dtype: np.dtype[Any]) -> Pixels:
+        """The restored picture in the type of its gt, which is what the metrics see."""
+        import torch
+
+        from atelier.evaluate.results import as_dtype
+
+        self.net.eval()
+        with torch.no_grad():
+            return as_dtype(self.restore(self.net, lq), dtype)
+
+
+def judged_network(options: RunOptions, path: Path, param_key: str | None) -> Judged:
+    """The network in a weight file, ready to restore as the run's validation does.
+
+    Raises:
+        UserError: a file that cannot be loaded, or a network of another scale or other channels.
+    """
     from atelier.archs.load import load_network
-    from atelier.data.validation import ValidationSet
-    from atelier.evaluate.validation import restorer, validate
+    from atelier.evaluate.validation import restorer
     from atelier.train.distributed import choose_device
 
     loaded = load_network(path, param_key=param_key)
@@ -137,25 +170,41 @@ def measure_file(
         receptive_radius=facts.receptive_radius,
         device=device,
     )
-    net = loaded.net.to(device)
+    return Judged(loaded.net.to(device), facts, restore)
+
+
+def pictures_of_test(study: StudyOptions, options: RunOptions, name: str) -> ValidationSet:
+    """A test set as every network of the study gets it."""
+    from atelier.data.validation import ValidationSet
+
+    return ValidationSet(
+        study.test[name],
+        scale=options.scale,
+        degradation=options.effective_degradation.build(options.scale),
+        seed=TEST_SEED,
+        in_channels=options.network_g.in_channels,
+    )
+
+
+def measure_file(
+    study: StudyOptions, options: RunOptions, path: Path, param_key: str | None
+) -> Mapping[str, ValidationResult]:
+    """Test set -> result of the network in a weight file, restored as the run's validation restores."""
+    from atelier.evaluate.validation import validate
+
+    judged = judged_network(options, path, param_key)
     metrics = {
-        name: metric.build(options.scale, facts.out_channels) for name, metric in study.metrics.items()
+        name: metric.build(options.scale, judged.facts.out_channels) for name, metric in study.metrics.items()
     }
     return {
         name: validate(
-            net,
-            ValidationSet(
-                dataset,
-                scale=options.scale,
-                degradation=options.effective_degradation.build(options.scale),
-                seed=TEST_SEED,
-                in_channels=facts.in_channels,
-            ),
+            judged.net,
+            pictures_of_test(study, options, name),
             name=name,
             metrics=metrics,
-            restore=restore,
+            restore=judged.restore,
             iteration=options.train.total_iter,
             quiet=True,
         )
-        for name, dataset in study.test.items()
+        for name in study.test
     }
