@@ -114,8 +114,9 @@ def check_resume(options: RunOptions, folder: RunFolder) -> str:
     checkpoint = CheckpointStore(folder).newest()
     if checkpoint is None:
         raise RunStopped(f"debug: no complete checkpoint in {folder.states}")
-    trainer = Trainer(options, Ranks(0, 1, choose_device(options.num_gpu)))
     stored = checkpoint.load_state()
+    data = stored.get("past", {}).get("data")
+    trainer = Trainer(options, Ranks(0, 1, choose_device(options.num_gpu)), data=data)
     trainer.load(stored, checkpoint)
     again = trainer.state()
     different = [key for key, value in again.items() if not _equal(value, stored[key])]

@@ -21,6 +21,7 @@ from atelier.objectives.terms import named_terms
 
 if TYPE_CHECKING:
     from atelier.losses.module import Loss
+    from atelier.objectives.distill.plan_cache import PlanCache
     from atelier.objectives.distill.terms import Term
 
 # The names of the original's log; every other loss and term keeps its own.
@@ -161,6 +162,7 @@ class DistillObjective(Objective):
             "balance": self.balance.state_dict(),
             "teachers": [teacher.digest for teacher in self.apprentice.school.teachers],
             "taught": self._taught(),
+            "caches": [store.folder.name for cache in self._caches() for store in cache.stores.values()],
         }
 
     def _taught(self) -> dict[str, Any]:
@@ -194,13 +196,14 @@ class DistillObjective(Objective):
 
     def remarks(self) -> Sequence[str]:
         """What the teachers' caches mended."""
-        caches = self.apprentice.school.caches if self.apprentice is not None else []
-        return [remark for cache in caches for remark in cache.remarks()]
+        return [remark for cache in self._caches() for remark in cache.remarks()]
 
     def close(self) -> Sequence[str]:
         """Write what the caches have only in memory; what they read and made."""
-        caches = self.apprentice.school.caches if self.apprentice is not None else []
-        return [line for cache in caches for line in cache.close()]
+        return [line for cache in self._caches() for line in cache.close()]
+
+    def _caches(self) -> list[PlanCache]:
+        return self.apprentice.school.caches if self.apprentice is not None else []
 
     def verify(self) -> None:
         """Raises :class:`~atelier.errors.RunStopped` where a teacher is not bit for bit what it was."""
