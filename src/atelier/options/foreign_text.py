@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from atelier.errors import UserError
+from atelier.objectives.distill.recipes import RECIPES
 from atelier.options.messages import validate_tree
 from atelier.options.overrides import OptionTree, apply_overrides
 from atelier.options.places import KeyPath
@@ -69,7 +70,10 @@ def with_recipe_expanded(data: dict[str, Any], options: RunOptions) -> dict[str,
     objective = options.objective.model_dump(mode="json", exclude_none=True)
     if not isinstance(section, dict) or "recipe" not in objective:
         return data
-    return data | {"distill": {**section, **{key: objective[key] for key in ("recipe", "mapping", "terms")}}}
+    # A term that the file takes out of the recipe must stay out.
+    out = {name: None for name in RECIPES[objective["recipe"]]["terms"] if name not in objective["terms"]}
+    shown = {key: objective[key] for key in ("recipe", "mapping")}
+    return data | {"distill": {**section, **shown, "terms": objective["terms"] | out}}
 
 
 def _ordered(data: dict[str, Any]) -> dict[str, Any]:
