@@ -370,7 +370,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path) -> N
     both = [runner_process(killed, killed / "study.yml") for _ in range(2)]
     assert [each.wait() for each in both] == [0, 0]
     log = (killed / "runner.log").read_text()
-    assert "from step" in log and "SIGKILL" in log and "in the hands of" in log
+    assert "from step" in log and "in the hands of" in log
     results = [(root / "experiments" / "lr" / "results.csv").read_bytes() for root in roots]
     assert results[0] == results[1]
     summaries = [(root / "experiments" / "lr" / "summary.csv").read_bytes() for root in roots]
