@@ -14,9 +14,12 @@ from torch import Tensor
 
 from atelier.archs import SRVGGNetCompact
 from atelier.archs.weights import save_weights
-from atelier.errors import UserError
-from atelier.objectives.distill.plan_cache import input_digests
-from atelier.objectives.distill.teacher import Teacher
+from atelier.errors import RunStopped, UserError
+from atelier.objectives.base import Setting
+from atelier.objectives.distill.answer_shards import differences
+from atelier.objectives.distill.options import PlanCacheOptions, TeacherOptions
+from atelier.objectives.distill.plan_cache import Moment, PlanCache, input_digests
+from atelier.objectives.distill.teacher import Teacher, read_teacher
 from atelier.train.run import train
 from support import small_run
 
@@ -292,3 +295,68 @@ def test_cache_verify_computes_answers_again_and_tells_the_largest_difference(
     path.write_bytes(torn)
     report = verify_caches(options, 3, quiet=True)
     assert not report.ok and f"{path} is damaged" in report.lines[0]
+
+
+def cache_of(root: Path, teacher_file: Path, **options: Any) -> PlanCache:
+    setting = Setting(
+        seed=3,
+        total_iter=10,
+        scale=2,
+        channels=(3, 3),
+        lq_size=8,
+        device=torch.device("cpu"),
+        samples=4,
+        together=2,
+        plan={},
+    )
+    teacher = read_teacher(TeacherOptions(weights=teacher_file, source="plan_cache"), setting, 0)
+    return PlanCache(teacher, PlanCacheOptions(dir=root, format="fp32", **options), setting, ["lq"], 0)
+
+
+def test_an_answer_comes_back_in_the_order_of_memory_it_had(tmp_path: Path) -> None:
+    """A mean adds up in that order, so the same numbers in another one would change a loss's last bit."""
+    lq = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    answer = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    file = write_teacher(tmp_path / "teacher.pth")
+    cache = cache_of(tmp_path / "cache", file)
+    turned = answer.to(memory_format=torch.channels_last)
+    first = cache.answer("lq", lq, Moment(1, [0, 1]), lambda: answer)
+    second = cache.answer("lq", lq, Moment(2, [2, 3]), lambda: turned)
+    cache.close()
+    again = cache_of(tmp_path / "cache", file)
+
+    def never() -> Tensor:
+        raise AssertionError("the answer is stored")
+
+    for step, numbers, stored in ((1, [0, 1], first), (2, [2, 3], second)):
+        found = again.answer("lq", lq, Moment(step, numbers), never)
+        assert torch.equal(found, answer) and torch.equal(stored, answer)
+        assert found.stride() == stored.stride() == (answer, turned)[step - 1].stride()
+
+
+def test_preflight_reads_and_stores_nothing(tmp_path: Path) -> None:
+    lq = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    cache = cache_of(tmp_path / "cache", write_teacher(tmp_path / "teacher.pth"))
+    cache.answer("lq", lq, Moment(1, [0, 1], fill=False), lambda: torch.zeros(2, 3, 16, 16))
+    assert cache.close() == [] and not (tmp_path / "cache").exists()
+
+
+def test_an_answer_that_is_not_finite_is_not_stored(tmp_path: Path) -> None:
+    lq = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    cache = cache_of(tmp_path / "cache", write_teacher(tmp_path / "teacher.pth"))
+    bad = torch.zeros(2, 3, 16, 16)
+    bad[1, 0, 3, 3] = torch.nan
+    with pytest.raises(RunStopped, match="step 1 is not finite"):
+        cache.answer("lq", lq, Moment(1, [0, 1]), lambda: bad)
+    cache.close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_networks_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_teacher(tmp_path / "teacher.pth")
+    before = cache_of(tmp_path / "cache", file)
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: real(self) + b"# changed" * (self.suffix == ".py"))
+    after = cache_of(tmp_path / "cache", file)
+    assert differences(before.keys["lq"], after.keys["lq"]) == ["teacher.code"]
+    assert before.stores["lq"].folder != after.stores["lq"].folder
