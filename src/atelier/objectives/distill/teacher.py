@@ -144,7 +144,9 @@ def read_teacher(options: TeacherOptions, setting: Setting, place: int) -> Teach
     """
     title = f"distill.teacher[{place}]"
     if not options.weights.is_file():
-        raise UserError(f"{title}.weights: {options.weights} does not exist")
+        raise UserError(
+            f"{title}.weights: {options.weights} does not exist; distill.teacher.{place}.weights=FILE names the teacher"
+        )
     loaded = load_network(options.weights, param_key=options.param_key)
     facts = loaded.facts
     if facts.scale != setting.scale:
