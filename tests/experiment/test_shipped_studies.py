@@ -1,0 +1,78 @@
+"""The study that ships: its plan, and (slow) what it finds where the answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atelier.experiment import run
+from atelier.experiment.options import load_study
+from atelier.experiment.overlap import check_overlap
+from atelier.experiment.plan import Plan, make_plan
+from atelier.options.read import load_run_options
+from support import REPOSITORY
+
+STUDY = REPOSITORY / "options" / "experiments" / "quick_cpu.yml"
+TEACHER = REPOSITORY / "options" / "distill" / "compact_teacher_x2.yml"
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.chdir(REPOSITORY)
+    return make_plan(load_study(STUDY))
+
+
+def test_the_base_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_study(STUDY).base.samefile(REPOSITORY / "options" / "distill" / "compact_student_x2.yml")
+
+
+def test_the_study_needs_no_excuse(plan: Plan) -> None:
+    assert plan.warnings == ()
+    assert len(plan.runs) == 48
+    assert {arm.steps for arm in plan.arms.values()} == {1000}
+
+
+def test_no_picture_serves_twice(plan: Plan) -> None:
+    assert set(check_overlap(plan)) == {"datasets.train", "datasets.val", "test.photographs"}
+
+
+def test_the_teacher_saw_what_the_student_sees_and_is_where_the_student_looks(plan: Plan) -> None:
+    teacher, student = load_run_options(TEACHER), plan.reference.options
+    assert teacher.datasets == student.datasets
+    place = teacher.run_dir / "models" / f"net_g_{teacher.train.total_iter}.pth"
+    assert [Path(each["weights"]) for each in student.objective.model_dump(mode="json")["teacher"]] == [place]
+
+
+def test_the_student_is_less_than_a_tenth_of_its_teacher(plan: Plan) -> None:
+    def count(options: object) -> int:
+        return sum(each.numel() for each in options.build().parameters())  # type: ignore[attr-defined]
+
+    teacher, student = count(load_run_options(TEACHER).network_g), count(plan.reference.options.network_g)
+    assert (teacher, student) == (78_636, 5_616)
+
+
+def test_arms_with_a_known_answer_differ_as_declared(plan: Plan) -> None:
+    assert plan.arms["same"].changes == () and plan.arms["same"].seeds == plan.reference.seeds
+    assert plan.arms["null"].changes == () and not set(plan.arms["null"].seeds) & set(plan.reference.seeds)
+    assert [change.path for change in plan.arms["crippled"].changes] == [("train", "optim_g", "lr")]
+    random = {change.path for change in plan.arms["feature_random"].changes}
+    assert random - {change.path for change in plan.arms["feature"].changes} == {
+        ("objective", "random_teacher")
+    }
+
+
+@pytest.mark.slow
+def test_known_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atelier.train.run import train
+
+    monkeypatch.chdir(tmp_path)
+    train(load_run_options(TEACHER))
+    result = run(STUDY, jobs=2)
+    assert result.complete and result.study is not None
+    assert result.verdict("same") == "identical"
+    assert result.verdict("null") == "not distinguishable"
+    assert result.verdict("crippled") == "worse"
+    contrasts = {(each["arm"], each["against"]): each["verdict"] for each in result.study["contrasts"]}
+    assert contrasts == {("feature", "feature_random"): "better", ("none", "crippled"): "better"}
