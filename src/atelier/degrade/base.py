@@ -154,6 +154,15 @@ DEGRADATIONS: Registry[DegradationOptions] = Registry(
 )
 
 
+def check_range(name: str, value: float | tuple[float, float], least: float, most: float) -> None:
+    """A number within ``least``..``most``, or two such in order; raises ValueError with what is wrong."""
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if not (least <= low <= most and least <= high <= most):
+        raise ValueError(f"{name} must be within {least:g}..{most:g}")
+    if low > high:
+        raise ValueError(f"{name} is a range [low, high]; [{low:g}, {high:g}] is the wrong way round")
+
+
 def to_float(pixels: Pixels) -> Pixels:
     """Pixels as float32 with 1.0 as white: integers divided by their largest value, floats unchanged."""
     if pixels.dtype.kind == "f":

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from atelier.degrade.base import Degradation, DegradationOptions, Pixels
+from atelier.degrade.base import Degradation, DegradationOptions, Pixels, check_range
 from atelier.degrade.bicubic import Bicubic
 from atelier.degrade.codec import jpeg_round_trip
 from atelier.randomness import Streams
@@ -74,9 +74,7 @@ class JPEGOptions(DegradationOptions):
     @field_validator("quality")
     @classmethod
     def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        low, high = value if isinstance(value, tuple) else (value, value)
-        if not 1 <= low <= high <= 100:
-            raise ValueError("quality must be within 1..100, and a range must be [low, high]")
+        check_range("quality", value, 1, 100)
         return value
 
     def build(self, scale: int) -> JPEG:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from atelier.degrade.base import Degradation, DegradationOptions, Pixels, to_float
+from atelier.degrade.base import Degradation, DegradationOptions, Pixels, check_range, to_float
 from atelier.degrade.bicubic import Bicubic
 from atelier.randomness import Streams
 
@@ -100,9 +100,7 @@ class GaussianNoiseOptions(DegradationOptions):
     @field_validator("sigma")
     @classmethod
     def _in_order(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
-        low, high = value if isinstance(value, tuple) else (value, value)
-        if not 0 <= low <= high <= 255:
-            raise ValueError("sigma must be within 0..255, and a range must be [low, high]")
+        check_range("sigma", value, 0, 255)
         return value
 
     @model_validator(mode="after")
