@@ -114,9 +114,10 @@ def run(
 
 
 def write_results(plan: Plan, manifest: Manifest, command: str) -> dict[str, Any]:
-    """Write results.csv, summary.csv, study.json and report.md; returns the content of study.json."""
+    """Write results.csv, summary.csv, study.json, report.md and report.html; returns the content of study.json."""
     from atelier.experiment.analysis import analyse
     from atelier.experiment.markdown import report_markdown, summary_csv
+    from atelier.experiment.report import write_study_report
     from atelier.experiment.results import collect, results_csv
 
     lock = RunLock.take(plan.own / "report.lock", wait=True)
@@ -128,6 +129,7 @@ def write_results(plan: Plan, manifest: Manifest, command: str) -> dict[str, Any
         atomic_write(plan.root / "summary.csv", summary_csv(told))
         atomic_write(plan.root / "study.json", json.dumps(told, indent=1) + "\n")
         atomic_write(plan.root / "report.md", report_markdown(told))
+        write_study_report(told, results, plan.root / "report.html")
     finally:
         lock.release()
     assert isinstance(told, dict)
@@ -305,4 +307,4 @@ def _closing(told: Mapping[str, Any], plan: Plan, *, stopped: bool) -> str:
         lines.append("stopped; the same command goes on")
     elif told["missing"]:
         lines.append(f"{len(told['missing'])} runs are missing, see the report")
-    return "\n".join([*lines, f"report: {plan.root / 'report.md'}"])
+    return "\n".join([*lines, f"report: {plan.root / 'report.html'}"])

@@ -54,7 +54,7 @@ for (const stage of document.querySelectorAll(".stage")) {
 }
 
 // Charts: the point nearest to the pointer, or chosen with the arrow keys, is read out beside the title.
-for (const plot of document.querySelectorAll(".plot")) {
+for (const plot of document.querySelectorAll(".plot[data-points]")) {
   const points = JSON.parse(plot.dataset.points);
   const output = plot.parentElement.querySelector(".readout");
   const rule = plot.querySelector(".rule");
@@ -87,6 +87,45 @@ for (const plot of document.querySelectorAll(".plot")) {
     if (step === undefined) return;
     event.preventDefault();
     read(chosen + step, true);
+  });
+}
+
+// Charts of several lines: beside each name stands its last value, or the one nearest to the pointer.
+for (const plot of document.querySelectorAll(".plot[data-series]")) {
+  const series = JSON.parse(plot.dataset.series);
+  const outputs = [...plot.parentElement.querySelectorAll(".ends output")];
+  const rule = plot.querySelector(".rule");
+  const places = [...new Set(series.flat().map((point) => point[0]))].sort((a, b) => a - b);
+  let chosen = places.length - 1;
+  const write = (index, point) => {
+    outputs[index].textContent = point[3];
+    outputs[index].nextElementSibling.textContent = `at ${point[2]}`;
+  };
+  const read = (index) => {
+    chosen = Math.max(0, Math.min(places.length - 1, index));
+    const nearer = (a, b) => (Math.abs(b[0] - places[chosen]) < Math.abs(a[0] - places[chosen]) ? b : a);
+    series.forEach((points, each) => write(each, points.reduce(nearer)));
+    rule.hidden = false;
+    rule.style.left = `${places[chosen]}%`;
+  };
+  const rest = () => {
+    series.forEach((points, each) => write(each, points.at(-1)));
+    rule.hidden = true;
+    chosen = places.length - 1;
+  };
+  plot.addEventListener("pointermove", (event) => {
+    const box = plot.getBoundingClientRect();
+    const x = (100 * (event.clientX - box.left)) / box.width;
+    const distance = (index) => Math.abs(places[index] - x);
+    read([...places.keys()].reduce((a, b) => (distance(b) < distance(a) ? b : a)));
+  });
+  plot.addEventListener("pointerleave", rest);
+  plot.addEventListener("blur", rest);
+  plot.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -places.length, End: places.length }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    read(chosen + step);
   });
 }
 
