@@ -172,13 +172,13 @@ def describe_lines(
         rows.append(("note", conventions))
     by_defaults = count_by_defaults(loaded.net)
     if by_defaults is not None:
-        defaults = f"{by_defaults:,} parameters are counted where only the sizes are given and mlp_ratio 4 and no upsampler"
-        rows.append(
-            (
-                "",
-                f"{defaults} (the constructor's defaults) take the place of the rest; that is another network",
-            )
+        counted = (
+            f"{by_defaults:,} parameters are counted where only the sizes are given and mlp_ratio 4 and no "
         )
+        defaults = (
+            "upsampler (the constructor's defaults) take the place of the rest; that is another network"
+        )
+        rows.append(("", counted + defaults))
     yield from _lines(rows)
 
 
