@@ -151,13 +151,8 @@ class _Run:
         validator = Validator(options, ranks, self.folder)
         inherits = origin.start is not None and options.path.load == "inherit"
         samples = first_samples(data) if inherits or options.objective.looks_ahead else None
-        trainer = Trainer(
-            options,
-            ranks,
-            origin.start,
-            [samples.lq] if inherits and samples is not None else None,
-            data.fingerprint,
-        )
+        calibration = [samples.lq] if inherits and samples is not None else None
+        trainer = Trainer(options, ranks, origin.start, calibration, data.fingerprint)
         past = {
             **options.model_dump(mode="json"),
             "global_batch": self.global_batch,
