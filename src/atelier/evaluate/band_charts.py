@@ -102,7 +102,8 @@ def make_band_chart(
     if not kept:
         return None
     lost = sum(len(each.points) for each in series) - sum(len(each.points) for each in kept)
-    notes = [f"{lost} values are not finite and left out"] if lost else []
+    count = "1 value is" if lost == 1 else f"{lost} values are"
+    notes = [f"{count} not finite and left out"] if lost else []
     values = [value for each in kept for point in each.points for value in point[1:]]
     values += [reference[0]] if reference is not None else []
     log = may_be_log and min(values) > 0 and max(values) / min(values) > LOG_SPAN

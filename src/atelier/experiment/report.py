@@ -261,11 +261,8 @@ def _cost_rows(study: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
                 arm["name"],
                 [
                     [f"{cost['parameters']:,}", f"{cost['parameters_without_tables']:,}"],
-                    [
-                        f"{count / 1e9:.3f} G at {size.replace('x', '×')}"
-                        for size, count in cost["macs"].items()
-                    ],
-                    [f"{shown / 1e9:.3f} G" if shown is not None else "not counted"],
+                    [f"{_macs(count)} at {size.replace('x', '×')}" for size, count in cost["macs"].items()],
+                    [_macs(shown) if shown is not None else "not counted"],
                     [f"{arm['steps']:,}"],
                     [
                         f"{1000 * step:.1f} ms" if step is not None else "–",
@@ -274,7 +271,7 @@ def _cost_rows(study: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
                     [f"{100 * cost['data_share']:.1f} %" if cost["data_share"] is not None else "–"],
                     [f"{cost['peak_memory_mb']:,.0f} MB" if cost["peak_memory_mb"] else "–"],
                     [_hours(cost["hours"]) if cost["hours"] is not None else "–"],
-                    [_catch_up(arm)],
+                    _catch_up(arm),
                 ],
             )
         )
@@ -288,12 +285,21 @@ def _hours(hours: float) -> str:
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
 
 
-def _catch_up(arm: Mapping[str, Any]) -> str:
+def _macs(count: int) -> str:
+    """Multiply-adds in the unit that shows three to six digits."""
+    return f"{count / 1e9:.3f} G" if count >= 1e8 else f"{count / 1e6:.3f} M"
+
+
+def _catch_up(arm: Mapping[str, Any]) -> list[str]:
     soon = arm["catch_up"]
     if soon is None:
-        return "–"
+        return ["–"]
     share = soon["share_of_steps"]
-    return f"{share:.0%} of its steps" if share is not None else f"{soon['reached']} of {soon['of']} seeds do"
+    return (
+        [f"{100 * share:.0f} %", "of its steps"]
+        if share is not None
+        else [f"{soon['reached']} of {soon['of']}", "seeds do"]
+    )
 
 
 def _image_rows(study: Mapping[str, Any], extras: Extras) -> list[tuple[str, str | None, list[Cell]]]:

@@ -56,7 +56,11 @@ def validation_charts(
 
 def training_charts(study: Mapping[str, Any]) -> dict[str, list[BandChart]]:
     """Group -> charts of what training logged: losses, shares of loss and gradient, other numbers of the terms."""
-    groups: dict[str, list[BandChart | None]] = {"Losses": [], "Shares": [], "Inside the terms": []}
+    groups: dict[str, list[BandChart | None]] = {
+        "Losses": [],
+        "Shares of loss and gradient": [],
+        "Inside the terms": [],
+    }
     for name in _names(study, "losses"):
         chart = _of_training(study, "losses", name, f"Loss {name}", unit="weighted", may_be_log=True)
         groups["Losses"].append(chart)
@@ -75,7 +79,7 @@ def training_charts(study: Mapping[str, Any]) -> dict[str, list[BandChart]]:
                 show=_percent,
                 from_zero=True,
             )
-            groups["Shares"].append(chart)
+            groups["Shares of loss and gradient"].append(chart)
         else:
             title, unit = _inside(words)
             chart = _of_training(study, "details", name, title, unit=unit, may_be_log=True)

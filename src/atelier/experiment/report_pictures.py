@@ -207,14 +207,16 @@ def _layer(kind: str, scale: Scale, values: Values) -> Layer:
 def _card(
     results: Results, one: _Seen, arms: list[_Shown], guides: list[_Shown], place: int, share: int
 ) -> PictureCard:
-    """The slider: the reference on the left, the arm with the best mean on the right."""
+    """The slider: the reference on the left, on the right the best of the arms that do not equal it."""
     primary = results.plan.study.primary.metric
     reference = next((each for each in arms if each.label == results.plan.reference.name), arms[0])
+    known = list(results.scores(reference.label, results.main_set, primary).values())
     means = {
         each.kind: statistics.fmean(values)
         for each in arms
         if each is not reference
         and (values := list(results.scores(each.label, results.main_set, primary).values()))
+        and values != known
     }
     higher = arms[0].tests[one.test].metrics[primary].higher_is_better
     best = (max if higher else min)(means, key=lambda kind: means[kind]) if means else arms[-1].kind
