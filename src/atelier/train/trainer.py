@@ -371,8 +371,8 @@ class Trainer:
             restored = ", ".join(f"network_{role}: {each.text()}" for role, each in carried.items())
         else:
             restored = self._load_optimizers(state)
+            self.objective.load_state_dict(state.get("objective") or {})
         self.scaler.load_state_dict(state.get("scaler") or {}) if self.scaler.is_enabled() else None
-        self.objective.load_state_dict(state.get("objective") or {})
         self.meters.load_state_dict(state.get("meters") or {})
         self.iteration = int(state["iter"])
         began, steps = state.get("rise") or (0, 0)
