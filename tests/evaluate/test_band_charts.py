@@ -33,7 +33,8 @@ def test_the_axis_holds_the_bands_and_the_reference() -> None:
     chart = make_band_chart("x", series, reference=(0.0, "zero"))
     assert chart is not None
     assert chart.references == [(100.0, "zero")]
-    assert chart.series[0].points[0][:2] == (0.0, pytest.approx(100 * 1 / 6, abs=1e-3))
+    x, y, _, _ = chart.series[0].points[0]
+    assert x == 0 and y == pytest.approx(100 * 1 / 6, abs=1e-3)
 
 
 def test_fractions_on_the_x_axis_are_told_apart() -> None:

@@ -14,6 +14,7 @@ import pytest
 from atelier.evaluate.results import ValidationResult
 from atelier.experiment import run
 from atelier.experiment.cells import change_cell, value_cell
+from atelier.experiment.latency import latencies
 from atelier.experiment.options import load_study
 from atelier.experiment.plan import make_plan
 from atelier.experiment.report import Extras, extras_of, headline, render, write_study_report
@@ -128,6 +129,21 @@ def test_crops_show_every_network_and_their_errors(
     value = results.runs["low", 0].tests[test].images[image]["psnr_y"]
     assert parts.places[0].crop.values["low"] == value_cell(value, told["protocols"]["psnr_y"])
     assert extras.weights["low/seed_1"]["sha256"] in html
+
+
+def test_latency_is_measured_once_for_each_network(
+    finished: tuple[dict[str, Any], Results, str],
+) -> None:
+    told, results, html = finished
+    kept = json.loads((results.plan.own / "latency.json").read_text())
+    assert set(kept["networks"]) == {"none", "low", "teacher net_g_6.pth"}
+    assert kept["networks"]["none"] == kept["networks"]["low"]  # one architecture, one measurement
+    assert set(kept["networks"]["none"]) == {"1", "8"}
+    times = [time for by_batch in kept["networks"].values() for time in by_batch.values()]
+    assert all(0 < time["p50"] <= time["p95"] and time["rounds"] >= 3 for time in times)
+    assert f"{1000 * kept['networks']['low']['8']['p95']:.2f} ms" in html
+    assert extras_of(told, results).latency == kept
+    assert latencies(Results(results.plan, results.runs, results.plan.runs[:1]), []) is None
 
 
 def test_lost_weights_are_told_and_the_rest_is_shown(

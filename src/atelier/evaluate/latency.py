@@ -21,11 +21,12 @@ ROUNDS = 20
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one inference: median, lower and upper quartile over ``rounds`` runs."""
+    """Seconds of one inference: median, lower and upper quartile, 95th percentile over ``rounds`` runs."""
 
     median: float
     lower: float
     upper: float
+    p95: float
     rounds: int
 
 
@@ -72,16 +73,17 @@ def measure_times(
     *,
     warmups: int = WARMUPS,
     rounds: int = ROUNDS,
+    batch: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Time one float32 inference (batch 1, the same random picture) of every model on its device.
+    """Time one float32 inference (the same ``batch`` random pictures) of every model on its device.
 
     The models take turns, so that whatever else the machine does in these seconds falls on all of them alike. The
     device is waited for before each look at the clock.
     """
     generator = torch.Generator().manual_seed(0)
     pictures = [
-        torch.rand(1, model.in_channels, *size, generator=generator).to(model.device) for model in models
+        torch.rand(batch, model.in_channels, *size, generator=generator).to(model.device) for model in models
     ]
     seconds: list[list[float]] = [[] for _ in models]
     with torch.inference_mode():
@@ -98,8 +100,8 @@ def measure_times(
 
 
 def _timing(seconds: Sequence[float]) -> Timing:
-    lower, median, upper = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-    return Timing(median, lower, upper, len(seconds))
+    lower, median, upper, p95 = np.quantile(seconds, (0.25, 0.5, 0.75, 0.95)).tolist()
+    return Timing(median, lower, upper, p95, len(seconds))
 
 
 def _wait(device: torch.device) -> None:
