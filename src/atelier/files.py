@@ -68,6 +68,22 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def require_writable(path: Path) -> None:
+    """Make the folder of ``path`` and try a file there, so that long work need not end in an error; leaves no file.
+
+    Raises:
+        UserError: :func:`atomic_path` could not write ``path``.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.stem[:80]}.", suffix=path.suffix, dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(describe_os_error(error, path)) from error
+
+
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write ``content`` (text as UTF-8) so that ``path`` is either the old or the whole new file."""
     with atomic_path(path) as temporary:

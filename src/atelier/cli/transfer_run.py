@@ -28,16 +28,16 @@ from atelier.compress.transfer_options import METHODS, TransferOptions
 from atelier.compress.transferring import Transferred, check, ticks, transfer
 from atelier.data.preview import write_sheet
 from atelier.errors import UserError
-from atelier.files import atomic_write, sha256_of
+from atelier.files import atomic_path, require_writable, sha256_of
 from atelier.images import from_tensor, imresize
-from atelier.progress import progress
+from atelier.progress import Progress, progress
 
 _WARM_UP, _TIMED = 2, 7
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; what a plain enlargement has not is None."""
+    """One line of the table; what a plain enlargement has not, or has no meaning, is None."""
 
     name: str
     parameters: int | None
@@ -46,7 +46,7 @@ class Row:
     latency_ms: float | None
     latency_ratio: float | None
     to_source: Fidelity
-    to_gt: float
+    to_gt: float | None
 
 
 def run_transfer(
@@ -81,6 +81,11 @@ def run_transfer(
     held, held_files = held_out_pictures(gt, scale, channels)
     require_disjoint(calibration_files, held_files)
     check(net, options, crops)
+    report_path = output.with_name(output.name + ".transfer.json")
+    for path in (output, report_path, *([] if sheet is None else [sheet])):
+        require_writable(path)
+    if output.exists():
+        say(f"{output} exists: replacing it at the end")
     if calibration is None:
         say(f"calibration: {len(crops)} crops of bundled photographs (no --calibration given)")
     else:
@@ -97,15 +102,14 @@ def run_transfer(
         "kept": None if chosen.kept is None else [list(each) for each in chosen.kept],
         "calibration": calibration_files,
     }
-    new = chosen.net.options
-    metadata = {
-        "arch": new.type,
-        "options": new.model_dump(mode="json", exclude={"type"}),
-        "transfer": record,
+    sizes = {
+        "source": source.stat().st_size,
+        **{
+            name: _bytes(each.net, record if name == options.method else None, output.suffix)
+            for name, each in results.items()
+        },
     }
-    state = chosen.net.state_dict()
-    save_weights(output, {"params": state, "params_ema": state}, metadata)
-    rows, pictures = _judged(net, source, results, output, options.method, held)
+    rows, pictures = _judged(net, results, sizes, held)
     report = {
         "transfer": record,
         "held_out": held_files,
@@ -115,14 +119,21 @@ def run_transfer(
             for name, each in results.items()
         },
     }
-    atomic_write(output.with_name(output.name + ".transfer.json"), json.dumps(report, indent=1) + "\n")
     for line in table_lines(rows):
         say(line)
     for name, each in results.items():
-        if each.errors:
+        # Nothing was left out or solved: a line of zeros would say no more.
+        if any(error >= 5e-4 for error in each.errors):
             say(
                 f"{name}: relative error before each activation: " + " ".join(f"{e:.3f}" for e in each.errors)
             )
+    warned = useless(rows, options.method)
+    if warned is not None:
+        say(warned)
+    # Both files or none: the report takes its name only once the weights have theirs.
+    with atomic_path(report_path) as waiting:
+        waiting.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        _save(output, chosen.net, record)
     if sheet is not None:
         write_sheet(sheet, *_tiles(pictures))
         say(f"pictures: {sheet}")
@@ -155,10 +166,14 @@ def _results(
     if every:
         wanted = [options.model_copy(update={"method": name}) for name in METHODS]
     results: dict[str, Transferred] = {}
-    for each in wanted:
-        with progress(each.method, ticks(net, each), "steps") as bar:
+    for number, each in enumerate(wanted, 1):
+        title = f"{each.method} ({number} of {len(wanted)})" if every else each.method
+        steps = ticks(net, each)
+        with progress(title, max(steps, 1), "steps") as bar:
             try:
                 results[each.method] = transfer(net, each, crops, tick=bar.advance)
+                if not steps:
+                    bar.advance()
             except UserError as error:
                 if each.method == options.method:
                     raise
@@ -169,64 +184,83 @@ def _results(
 @torch.no_grad()
 def _judged(
     net: SRVGGNetCompact,
-    source: Path,
     results: Mapping[str, Transferred],
-    output: Path,
-    chosen: str,
+    sizes: Mapping[str, int],
     held: Sequence[HeldOut],
 ) -> tuple[list[Row], dict[str, list[Tensor]]]:
-    """The table, and the pictures by row name; the last picture list is the ground truth."""
+    """The table, and the pictures by row name; the last picture list is the ground truth.
+
+    At scale 1 the input is the ground truth: it is the plain row, and nothing is compared with the ground truth.
+    """
     scale = net.options.upscale
-    reference = [net(each.lq).clamp(0, 1) for each in held]
-    pictures: dict[str, list[Tensor]] = {
-        "nearest": [F.interpolate(each.lq, scale_factor=scale, mode="nearest") for each in held],
-        "bicubic": [imresize(each.lq, float(scale)).clamp(0, 1) for each in held],
-        "source": reference,
-    }
-    nets = {"source": net, **{name: each.net for name, each in results.items()}}
-    for name, each in results.items():
-        pictures[name] = [each.net(one.lq).clamp(0, 1) for one in held]
-    latencies = _latencies(nets, held[0].lq)
     truth = [each.gt for each in held]
+    pictures: dict[str, list[Tensor]] = {"input": truth}
+    if scale > 1:
+        pictures = {
+            "nearest": [F.interpolate(each.lq, scale_factor=scale, mode="nearest") for each in held],
+            "bicubic": [imresize(each.lq, float(scale)).clamp(0, 1) for each in held],
+        }
+    nets = {"source": net, **{name: each.net for name, each in results.items()}}
+    with progress("measuring", len(nets) * (len(held) + _WARM_UP + _TIMED), "forwards") as bar:
+        for name, known in nets.items():
+            pictures[name] = []
+            for one in held:
+                pictures[name].append(known(one.lq).clamp(0, 1))
+                bar.advance()
+        latencies = _latencies(nets, held[0].lq, bar)
     rows = []
     for name, outputs in pictures.items():
-        known = nets.get(name)
-        if known is None:
-            size = None
-        elif name == "source":
-            size = source.stat().st_size
-        else:
-            size = output.stat().st_size if name == chosen else _bytes(known)
+        network = nets.get(name)
+        macs = None if network is None else count_macs(network, net.options.num_in_ch, (8, 8)).total // 64
+        comparable = scale > 1 and outputs[0].shape == truth[0].shape
         rows.append(
             Row(
                 name=name,
-                parameters=count_parameters(known)[0] if known is not None else None,
-                macs_per_pixel=count_macs(known, net.options.num_in_ch, (8, 8)).total // 64
-                if known is not None
-                else None,
-                bytes=size,
+                parameters=None if network is None else count_parameters(network)[0],
+                macs_per_pixel=macs,
+                bytes=sizes.get(name),
                 latency_ms=latencies.get(name),
                 latency_ratio=latencies[name] / latencies["source"] if name in latencies else None,
-                to_source=fidelity(outputs, reference),
-                to_gt=fidelity(outputs, truth).psnr if outputs[0].shape == truth[0].shape else math.nan,
+                to_source=fidelity(outputs, pictures["source"]),
+                to_gt=fidelity(outputs, truth).psnr if comparable else None,
             )
         )
     return rows, {**pictures, "gt": truth}
 
 
-def _bytes(net: SRVGGNetCompact) -> int:
-    """Size of the network's file, written as the chosen one is but without its record."""
+def useless(rows: Sequence[Row], method: str) -> str | None:
+    """A warning where the network of ``method`` is further from its source than the plain first row."""
+    plain, found = rows[0], next(each for each in rows if each.name == method)
+    if found.to_source.psnr >= plain.to_source.psnr:
+        return None
+    what = "the unchanged input" if plain.name == "input" else f"plain {plain.name} upsampling"
+    advice = (
+        "use --method least-squares" if method != "least-squares" else "use more --num-feat or --num-conv"
+    )
+    return (
+        f"warning: {method} is worse than {what} ({found.to_source.psnr:.2f} dB to the source, "
+        f"{plain.name} {plain.to_source.psnr:.2f} dB): {advice}"
+    )
+
+
+def _save(path: Path, net: SRVGGNetCompact, record: Mapping[str, Any] | None) -> None:
+    """Write ``net`` with what is needed to build it and, where given, how it came about."""
+    metadata = {"arch": net.options.type, "options": net.options.model_dump(mode="json", exclude={"type"})}
+    if record is not None:
+        metadata["transfer"] = dict(record)
+    state = net.state_dict()
+    save_weights(path, {"params": state, "params_ema": state}, metadata)
+
+
+def _bytes(net: SRVGGNetCompact, record: Mapping[str, Any] | None, suffix: str) -> int:
+    """Size of the network's file."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "net.pth"
-        options = net.options.model_dump(mode="json", exclude={"type"})
-        state = net.state_dict()
-        save_weights(
-            path, {"params": state, "params_ema": state}, {"arch": net.options.type, "options": options}
-        )
+        path = Path(folder) / f"net{suffix}"
+        _save(path, net, record)
         return path.stat().st_size
 
 
-def _latencies(nets: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
+def _latencies(nets: Mapping[str, nn.Module], x: Tensor, bar: Progress) -> dict[str, float]:
     """Median milliseconds on ``x``; the networks take turns, so that a busy moment meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in nets}
     for turn in range(_WARM_UP + _TIMED):
@@ -235,6 +269,7 @@ def _latencies(nets: Mapping[str, nn.Module], x: Tensor) -> dict[str, float]:
             net(x)
             if turn >= _WARM_UP:
                 times[name].append(1000 * (time.perf_counter() - start))
+            bar.advance()
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -249,7 +284,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
         lines.append(
             f"{row.name:14}{_cell(row.parameters, 11, ',')}{_cell(row.macs_per_pixel, 9, ',')}"
             f"{_cell(row.bytes, 10, ',')}{_cell(row.latency_ms, 8, '.1f')}{_cell(row.latency_ratio, 7, '.2f')}"
-            f"{near.psnr:8.2f} dB{near.max_error:7.3f}{row.to_gt:8.2f}  "
+            f"{near.psnr:8.2f} dB{near.max_error:7.3f}{_cell(row.to_gt, 8, '.2f')}  "
             + " ".join(f"{each:+.2f}" for each in near.shift)
         )
     return lines
