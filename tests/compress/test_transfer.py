@@ -14,8 +14,10 @@ from torch import Tensor
 from archs.examples import lively, picture, save
 from atelier.archs import SRVGGNetCompact, load_network, read_weights
 from atelier.archs.info import describe
+from atelier.archs.weights import save_weights
 from atelier.cli.main import main
 from atelier.cli.transfer_pictures import calibration_crops
+from atelier.cli.transfer_run import run_transfer
 from atelier.compress import TransferOptions, fidelity, transfer
 from atelier.compress.transferring import ticks
 from atelier.errors import UserError
@@ -255,16 +257,115 @@ def test_the_written_file_opens_in_spandrel_with_equal_output(folders: Any, tmp_
         (["--calibration", "missing"], "is no folder"),
         (["--gt", "CALIBRATION"], "also calibrates"),
         (["-o", "new.onnx"], "must end in .pth or .safetensors"),
+        (["-o", "SOURCE/new.pth"], "cannot write"),
+        (["-o", "FOLDER"], "it is a folder"),
+        (["--sheet", "SOURCE/sheet.png"], "cannot write"),
+        (["--sheet", "sheet.pdf"], "--sheet sheet.pdf: the name must end in .png"),
     ],
 )
 def test_mistakes_are_one_message(
-    more: list[str], message: str, folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    message: str,
+    folders: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def worked(*_: Any, **__: Any) -> None:
+        raise AssertionError("work began before the mistake was found")
+
+    monkeypatch.setattr("atelier.cli.transfer_run.transfer", worked)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.pth").mkdir()
     words = {"EMPTY": str(tmp_path / "empty"), "CALIBRATION": str(folders[1])}
+    words["FOLDER"] = str(tmp_path / "folder.pth")
+    for name in ("new.pth", "sheet.png"):  # below a file there is no folder, whoever runs this
+        words[f"SOURCE/{name}"] = str(folders[0] / name)
     assert command(folders, tmp_path / "new.pth", *(words.get(word, word) for word in more)) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
     assert not (tmp_path / "new.pth").exists()
+
+
+def test_nothing_is_written_when_measuring_stops(
+    folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    new = tmp_path / "out" / "new.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr("atelier.cli.transfer_run._latencies", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_it(folders, new)
+        assert list(new.parent.iterdir()) == []
+        assert "replacing" not in capsys.readouterr().out
+    run_it(folders, new)
+    assert sorted(each.name for each in new.parent.iterdir()) == ["new.pth", "new.pth.transfer.json"]
+    before = [(each.name, each.read_bytes()) for each in sorted(new.parent.iterdir())]
+    with monkeypatch.context() as patch:
+        patch.setattr("atelier.cli.transfer_run.save_weights", _Full(2))
+        with pytest.raises(UserError, match="the disk is full"):
+            run_it(folders, new, num_feat=5)
+    assert [(each.name, each.read_bytes()) for each in sorted(new.parent.iterdir())] == before
+    assert f"{new} exists: replacing it at the end" in capsys.readouterr().out
+
+
+class _Full:
+    """``save_weights`` that finds the disk full the ``at``-th time."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, *arguments: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise UserError("the disk is full")
+        save_weights(*arguments)
+
+
+def run_it(folders: Any, output: Path, **choices: Any) -> dict[str, Any]:
+    """The command without its parser."""
+    source, calibration, gt = folders
+    choices = {"num_feat": 6, "num_conv": 3, "method": "l2-aligned", **choices}
+    return run_transfer(source, output, choices, calibration=calibration, gt=gt)
+
+
+def test_a_result_worse_than_plain_upsampling_is_named(
+    folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = network(num_feat=2, num_conv=0)
+    with torch.no_grad():  # two channels that nearly cancel: one of them alone is far off
+        source.body[0].weight[1], source.body[0].bias[1] = source.body[0].weight[0], source.body[0].bias[0]
+        source.body[1].weight[1] = source.body[1].weight[0]
+        source.body[2].weight[:, 1] = -0.95 * source.body[2].weight[:, 0]
+        source.body[2].bias.zero_()
+    folders = (save(source, tmp_path / "cancels.pth"), *folders[1:])
+    run_it(folders, tmp_path / "bad.pth", method="l2", num_feat=1, num_conv=0)
+    said = capsys.readouterr().out
+    assert "warning: l2 is worse than plain nearest upsampling (" in said
+    assert said.count("use --method least-squares") == 1
+    run_it(folders, tmp_path / "good.pth", method="least-squares", num_feat=1, num_conv=0)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_lines_that_say_nothing_are_left_out(
+    folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_it(folders, tmp_path / "grown.pth", num_feat=12, num_conv=5)
+    assert "relative error" not in capsys.readouterr().out
+    source, calibration, gt = folders
+    choices = {"num_feat": 6, "num_conv": 3, "method": "l2-aligned"}
+    report = run_transfer(
+        source, tmp_path / "x1.pth", choices, calibration=calibration, gt=gt, folded_scale=1
+    )
+    said = capsys.readouterr().out
+    assert "l2-aligned: relative error before each activation: 0." in said
+    assert [each["name"] for each in report["table"]] == ["input", "source", "l2-aligned"]
+    assert all(each["to_gt"] is None for each in report["table"])
+    assert "nan" not in said
+    assert said.count("inf") == 1  # the source to itself
 
 
 def test_another_network_is_refused(folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

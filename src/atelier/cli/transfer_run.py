@@ -73,6 +73,8 @@ def run_transfer(
     options = _options(choices)
     if output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"-o {output}: the name must end in .pth or .safetensors")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet {sheet}: the name must end in .png")
     if output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"-o {output} is the source itself")
     net = _source(source, folded_scale, grey)
