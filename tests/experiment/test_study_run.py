@@ -181,6 +181,35 @@ def test_an_edited_arm_is_refused_by_name_and_trained_anew_on_request(study: Pat
     assert list((study / "experiments" / "lr" / "low").glob("seed_0_archived_*"))
 
 
+def under_an_older_version(root: Path) -> None:
+    """As if the study had been run when one option that stands at its default did not exist yet."""
+    own = root / "experiments" / "lr"
+    manifest = own / "study" / "manifest.json"
+    data = json.loads(manifest.read_text())
+    for key, entry in data["runs"].items():
+        entry["digest"] = "0" * 32
+        result = own / key / "result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"digest": "0" * 32}))
+    manifest.write_text(json.dumps(data))
+
+
+def test_a_study_of_an_older_version_is_recognised(study: Path) -> None:
+    said(study, arms=ARMS, report_only=True)
+    before = files(study)["results.csv"]
+    under_an_older_version(study)
+    said(study, arms=ARMS, report_only=True)
+    assert files(study)["results.csv"] == before
+    _, lines = said(study, arms=ARMS)
+    assert not any("started" in line for line in lines)
+
+
+def test_a_report_alone_never_writes_over_results_of_other_options(study: Path) -> None:
+    before = files(study)
+    with pytest.raises(UserError, match=r"arm 'low' is not what it was"):
+        said(study, arms={**ARMS, "low": {"train.optim_g.lr": 2e-6}}, report_only=True)
+    assert files(study) == before
+
+
 def test_what_judges_is_fixed_beforehand(study: Path) -> None:
     changed = {"cat": {"gt": "bundled", "pictures": ["chelsea"], "middle": 40}}
     with pytest.raises(UserError, match="what judges is fixed"):

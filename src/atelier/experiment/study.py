@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ def run(
     known = manifest.read()
     if known.get("steps"):
         plan = _fixed_plan(study, known)
+    plan = _recognised(plan, known)
     prints = check_overlap(plan) | _hashes_of_weights(plan)
     threads = int(known.get("threads") or max(1, _threads() // len(slots)))
     if dry_run:
@@ -106,6 +107,9 @@ def run(
         stop = runner.go()
         code = stop.exit_code
     else:
+        edited = _edited_runs(plan, known["runs"])
+        if edited:
+            raise UserError(_edited(plan, edited))
         code = 0
     told = write_results(plan, manifest, command)
     failed = [each for each in told["missing"] if each["state"] == FAILED]
@@ -219,9 +223,7 @@ def _adopt(
             _set_aside(run_, manifest, say)
             del begun[run_.key]
             runs[run_.key] = {}
-    edited = [
-        run_ for run_ in plan.runs if run_.key in begun and begun[run_.key].get("digest") != run_.digest
-    ]
+    edited = _edited_runs(plan, begun)
     if edited:
         raise UserError(_edited(plan, edited))
     _refuse_other_tests(plan, data, prints, begun=bool(begun))
@@ -234,6 +236,31 @@ def _adopt(
             entry["state"] = PENDING
     data["measured_by"], data["data"] = measured_by(plan.study), dict(prints)
     data["told"] = _told(plan.study)
+
+
+def _edited_runs(plan: Plan, begun: Mapping[str, Mapping[str, Any]]) -> list[Run]:
+    """Runs that have begun with other options than the study asks for now."""
+    return [run_ for run_ in plan.runs if begun.get(run_.key, {}).get("digest") not in (None, run_.digest)]
+
+
+def _recognised(plan: Plan, known: Mapping[str, Any]) -> Plan:
+    """The plan with the digests under which its runs began, where nothing but the list of options grew since.
+
+    A later version of the toolkit knows more options; at their defaults they change no run.
+    """
+    runs = known.get("runs", {})
+    found = []
+    for run_ in plan.runs:
+        digest = runs.get(run_.key, {}).get("digest")
+        before = plan.own / "options" / run_.arm / f"seed_{run_.seed}.yml"
+        if digest is not None and digest != run_.digest and before.exists():
+            try:
+                same = not changes_between(load_run_options(before), run_.options)
+            except UserError:  # a version that no longer knows one of its options
+                same = False
+            run_ = replace(run_, digest=digest) if same else run_
+        found.append(run_)
+    return replace(plan, runs=tuple(found))
 
 
 def _set_aside(run_: Run, manifest: Manifest, say: Callable[[str], None]) -> None:
