@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from atelier.errors import UserError, did_you_mean, nearest
-from atelier.files import atomic_path, atomic_write, sha256_of
+from atelier.files import atomic_path, atomic_write, require_writable, sha256_of
 from atelier.progress import progress, track
 from atelier.randomness import Streams
 
@@ -43,6 +43,18 @@ def test_a_failure_leaves_the_older_file_alone(tmp_path: Path, error: BaseExcept
         raise error
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_is_tried_before_long_work(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.pth"
+    require_writable(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_bytes(b"old")
+    require_writable(path)
+    assert path.read_bytes() == b"old"
+    for bad in (path / "below.pth", path.parent):
+        with pytest.raises(UserError, match=f"cannot write {bad}"):
+            require_writable(bad)
 
 
 def test_written_files_follow_the_umask(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +332,25 @@ def run_it(folders: Any, output: Path, **choices: Any) -> dict[str, Any]:
     source, calibration, gt = folders
     choices = {"num_feat": 6, "num_conv": 3, "method": "l2-aligned", **choices}
     return run_transfer(source, output, choices, calibration=calibration, gt=gt)
+
+
+def test_every_bar_begins_and_ends(folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[str, int, list[int]]] = []
+
+    class Bar:
+        def advance(self, count: int = 1, note: str = "") -> None:
+            bars[-1][2].append(count)
+
+    @contextmanager
+    def recorded(title: str, total: int, unit: str) -> Iterator[Bar]:
+        bars.append((title, total, []))
+        yield Bar()
+
+    monkeypatch.setattr("atelier.cli.transfer_run.progress", recorded)
+    run_it(folders, tmp_path / "new.pth")
+    run_it(folders, tmp_path / "new.pth", method="least-squares", sweeps=0)
+    assert [title for title, _, _ in bars] == ["l2-aligned", "measuring", "least-squares", "measuring"]
+    assert all(sum(counts) == total > 0 for _, total, counts in bars)
 
 
 def test_a_result_worse_than_plain_upsampling_is_named(
