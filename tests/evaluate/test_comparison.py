@@ -19,8 +19,11 @@ from atelier.errors import UserError
 from atelier.evaluate.bootstrap import mean_interval
 from atelier.evaluate.comparison import Candidate, Comparison, compare, labels_of
 from atelier.evaluate.comparison_report import (
+    FEWEST_FOR_INTERVALS,
+    caution,
     headline,
     pictures_csv,
+    quality_rows,
     render,
     summary_csv,
     summary_text,
@@ -313,6 +316,35 @@ def test_pages(done: Comparison, tmp_path: Path) -> None:
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables) and "\n\n|" in text and "|\n\n|" not in text
     assert headline(done, judgements).startswith("after: ")
+
+
+def test_the_headline_says_when_plain_upsampling_is_better(tmp_path: Path, done: Comparison) -> None:
+    value = next(each for each in done.columns if each.label == "bicubic").result.metrics["psnr"].value
+    assert headline(done, []).endswith(f". Plain upsampling is better: bicubic has {value:.2f} dB.")
+    passed = judge_criteria(
+        [Criterion(name="good", measure="psnr", at_least=1.0)],
+        done.values(),
+        judged="after",
+        original="original",
+        where="x",
+        why_not={},
+    )
+    assert [each.state for each in passed] == ["pass"]
+    assert '<section class="verdict open"' in render(done, passed, "comparison.html.j2")
+    pairs = [PairSource("p", lambda: picture(0), lambda: picture(1))]
+    equal = compare([candidate(tmp_path, "d", 1.0, scale=1)], pairs, where="x", timed=False, quiet=True)
+    assert "Plain" not in headline(equal, [])
+
+
+def test_few_pictures_make_no_change_significant(tmp_path: Path, done: Comparison) -> None:
+    many = compared(tmp_path, sources(FEWEST_FOR_INTERVALS))
+    for comparison, signs in ((done, {0}), (many, {0, 1, -1})):
+        found = {entry.sign for _, entries in quality_rows(comparison) for entry in entries}
+        assert found <= signs and (comparison is done or found != {0})
+    assert caution(done) == "4 pictures: too few pictures for an interval to mean much" and not caution(many)
+    for template in ("comparison.html.j2", "comparison.md.j2"):
+        assert caution(done) in render(done, [], template)
+        assert "too few" not in render(many, [], template)
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from atelier.evaluate.sections import Cell, ImageRow
 from atelier.files import atomic_write
 
 _PAGE = "comparison.html"
+#: Below so many pictures no change is called significant: a resampled mean of 2 takes 3 values.
+FEWEST_FOR_INTERVALS = 5
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], template: st
         comparison=comparison,
         title=_title(comparison),
         headline=headline(comparison, judgements),
-        tone=_tone(judgements),
+        tone=_tone(comparison, judgements),
+        caution=caution(comparison),
         judgements=judgements,
         metrics=list(comparison.first.result.metrics.items()),
         quality=quality_rows(comparison),
@@ -86,6 +89,10 @@ def headline(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
     rival = comparison.original or comparison.columns[-1].label
     other = next(each for each in comparison.columns if each.label == rival).result.metrics["psnr"]
     text += f", {format_change(mean.value - other.value, mean.protocol)} against {rival}"
+    plain = _plain_winner(comparison)
+    if plain is not None:
+        better = plain.result.metrics["psnr"].value
+        text += f". Plain upsampling is better: {plain.label} has {format_value(better, mean.protocol)}"
     if judgements:
         counted = [each for each in judgements if each.state != "not measurable"]
         passed = sum(each.state == "pass" for each in counted)
@@ -93,9 +100,29 @@ def headline(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
     return text + "."
 
 
-def _tone(judgements: Sequence[Judgement]) -> str:
+def _plain_winner(comparison: Comparison) -> Column | None:
+    """The plain enlargement (or the input) of the highest mean PSNR, where that is above the judged model's."""
+    columns = {column.label: column.result.metrics["psnr"].value for column in comparison.columns}
+    best = max(
+        (column for column in comparison.columns if not column.is_model),
+        key=lambda column: columns[column.label],
+    )
+    return best if columns[best.label] > columns[comparison.judged] else None
+
+
+def caution(comparison: Comparison) -> str:
+    """What to know before reading the intervals; empty where there are pictures enough."""
+    count = len(comparison.first.result.images)
+    if count >= FEWEST_FOR_INTERVALS:
+        return ""
+    return f"{count} picture{'s' * (count > 1)}: too few pictures for an interval to mean much"
+
+
+def _tone(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
     states = {judgement.state for judgement in judgements}
-    return "bad" if "fail" in states else ("good" if "pass" in states else "open")
+    if "fail" in states:
+        return "bad"
+    return "good" if "pass" in states and _plain_winner(comparison) is None else "open"
 
 
 def quality_rows(comparison: Comparison) -> list[tuple[Column, list[Entry]]]:
@@ -106,7 +133,12 @@ def quality_rows(comparison: Comparison) -> list[tuple[Column, list[Entry]]]:
         for key, mean in column.result.metrics.items():
             interval, change = column.intervals[key], column.changes.get(key)
             sign = 0
-            if change is not None and change.interval is not None and not _holds_zero(change.interval):
+            if (
+                change is not None
+                and change.interval is not None
+                and change.count >= FEWEST_FOR_INTERVALS
+                and not _holds_zero(change.interval)
+            ):
                 sign = 1 if (change.mean > 0) == mean.higher_is_better else -1
             entries.append(
                 Entry(
