@@ -43,7 +43,34 @@ def test_a_good_file(run_file: Path) -> None:
         "  val      val: photos/gt (pairs)\n"
         "  losses   L1Loss x 1, FFTLoss x 0.05\n"
         "  steps    5000, Adam lr 0.001, constant\n"
+        f"{run_file}: warning: datasets.val.dataroot_gt: photos/gt does not exist\n"
+        f"{run_file}: warning: datasets.val.dataroot_lq: photos/lq does not exist\n"
     )
+    assert result.exit_code == 0
+
+
+def test_every_absent_file_is_a_warning(run_file: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here.pth"
+    here.touch()
+    overrides = [
+        "datasets.val=~",
+        "datasets.train.dataroot_gt=[gone/a, gone/b]",
+        "datasets.train.meta_info=gone/names.txt",
+        f"path.pretrain_network_g={here}",
+        "path.pretrain_network_ema=gone/E.pth",
+        "train.losses=[{type: PerceptualLoss, layer_weights: {conv5_4: 1}, vgg_weights: gone/vgg.pth}]",
+    ]
+    result = CliRunner().invoke(app, ["check", str(run_file), *overrides])
+    told = [
+        line.rpartition("warning: ")[2] for line in result.output.splitlines() if "does not exist" in line
+    ]
+    assert told == [
+        "datasets.train.dataroot_gt: gone/a does not exist",
+        "datasets.train.dataroot_gt: gone/b does not exist",
+        "datasets.train.meta_info: gone/names.txt does not exist",
+        "path.pretrain_network_ema: gone/E.pth does not exist",
+        "PerceptualLoss.vgg_weights: gone/vgg.pth does not exist",
+    ]
     assert result.exit_code == 0
 
 

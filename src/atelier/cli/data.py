@@ -128,7 +128,8 @@ def extract(
 ) -> None:
     """Unpack the pictures of archives (and of archives in them); nothing is overwritten or written elsewhere.
 
-    Exit code 1 when some pictures cannot be read.
+    Pictures are copied byte for byte, not decoded: data check finds those that are none. Exit code 1 when some files
+    cannot be read out of their archive.
     """
     from atelier.data.archives import Limits
     from atelier.data.extract import extract_archives

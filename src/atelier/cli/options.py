@@ -25,8 +25,12 @@ def check(
         ),
     ],
 ) -> None:
-    """Check option files: OK with a summary, or every mistake with its file and line (exit code 2)."""
+    """Check option files: OK with a summary, or every mistake with its file and line (exit code 2).
+
+    Pictures and weights that are not there are warnings: they may be made before the run.
+    """
     from atelier.errors import UserError
+    from atelier.options.absent import absent_data, absent_weights
     from atelier.options.read import load_run_options
 
     files, overrides = split_arguments(arguments)
@@ -39,7 +43,7 @@ def check(
             typer.echo(str(error), err=True)
             continue
         typer.echo(f"{file}: OK\n{summary(options)}")
-        for warning in options.warnings():
+        for warning in [*options.warnings(), *absent_data(options), *absent_weights(options)]:
             typer.echo(f"{file}: warning: {warning}")
     if failed:
         raise typer.Exit(2)

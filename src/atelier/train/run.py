@@ -20,6 +20,7 @@ from atelier.errors import RunStopped, UserError
 from atelier.evaluate.best import Best
 from atelier.evaluate.report import write_report
 from atelier.files import atomic_write
+from atelier.options.absent import check_weights
 from atelier.options.read import load_run_options
 from atelier.options.schema import RunOptions
 from atelier.options.write import save_run_options
@@ -145,6 +146,7 @@ class _Run:
         check_trackers(options.logger)
         # Everything that can be wrong with data and network is found before the older run is moved aside.
         checkpoint = choose_checkpoint(options, self.store, auto_resume=auto_resume, report=self.notes.append)
+        check_weights(options, start=checkpoint is None)
         origin = origin_of(options, checkpoint)
         data = self._training_data()
         self.pictures = len(data)
