@@ -51,6 +51,13 @@ ONE_MISTAKE = [
     ("inner:\n  pet: Cat", f"3: inner.pet: unknown key, allowed: {_INNER}; it belongs to the top level"),
     ("pet: {type: Cat, lifes: 3}", "2: pet.lifes: unknown key, allowed: type, lives, colour; did you mean 'lives'?"),
     ("sets: {train: {}, val_1: {lrr: 1}}", f"2: sets.val_1.lrr: unknown key, allowed: {_INNER}; did you mean 'lr'?"),
+    ("pet: {type: Dog, owner: m, lives: 3}",
+     "2: pet.lives: unknown key, allowed: type, owner, friends; it belongs to type Cat; 'pet={type: Dog}' begins the "
+     "section anew"),
+    ("lives: 3\npet: {type: Cat}", f"2: lives: unknown key, allowed: {_TOP}; did you mean pet.lives?"),
+    ("lives: 3\nguest: {colour: red}\npet: Cat",
+     f"2: lives: unknown key, allowed: {_TOP}; did you mean pet.lives or guest.lives?"),
+    ("lives: 3\npet: {type: Dog, owner: m}", f"2: lives: unknown key, allowed: {_TOP}"),
     # components
     ("pet: cat", "2: pet: given 'cat', allowed: Cat, Dog; did you mean 'Cat'?"),
     ("pet:\n  lives: 3\n  type: Catt", "4: pet.type: given 'Catt', allowed: Cat, Dog; did you mean 'Cat'?"),

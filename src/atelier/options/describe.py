@@ -60,6 +60,11 @@ class Slot:
         return next((entry.registry for entry in self.metadata if isinstance(entry, Registered)), None)
 
     @property
+    def default_type(self) -> str | None:
+        """The component that is meant where its mapping leaves ``type`` out."""
+        return next((entry.default for entry in self.metadata if isinstance(entry, Registered)), None)
+
+    @property
     def model(self) -> type[BaseModel] | None:
         """The options class that stands here (not a component of a registry)."""
         if (
@@ -167,6 +172,25 @@ def sections_with(model: type[BaseModel], key: str, path: KeyPath = ()) -> list[
         inner = Slot.of(info.annotation, info.metadata).model
         if inner is not None:
             found.extend(sections_with(inner, key, (*path, _spellings(name, info)[0])))
+    return found
+
+
+def components_with(
+    model: type[BaseModel], key: str, data: Mapping[str, Any], path: KeyPath = ()
+) -> list[KeyPath]:
+    """The places of ``data`` whose component, by its ``type`` or the default one, owns a key of this name."""
+    found: list[KeyPath] = []
+    for name, info in model.model_fields.items():
+        spelt = _spellings(name, info)[0]
+        inside = data.get(spelt)
+        for slot in Slot.of(info.annotation, info.metadata).members():
+            if slot.model is not None and isinstance(inside, Mapping):
+                found.extend(components_with(slot.model, key, inside, (*path, spelt)))
+            given = {"type": inside} if isinstance(inside, str) else inside
+            kind = given.get("type", slot.default_type) if isinstance(given, Mapping) else None
+            if slot.registry is not None and isinstance(kind, str) and kind in slot.registry:
+                owns = key in key_names([slot.registry.options_class(kind)])
+                found += [(*path, spelt)] if owns else []
     return found
 
 

@@ -20,6 +20,7 @@ from atelier.options.base import Registry
 from atelier.options.describe import (
     Found,
     article,
+    components_with,
     describe,
     follow,
     key_names,
@@ -175,11 +176,29 @@ def _unknown_key(location: Sequence[str | int], model: type[BaseModel], tree: Op
     path = (*owner.path, key)
     known = key_names(owner.models) + ([] if owner.path else list(sections_beside(model)))
     elsewhere = [section for section in sections_with(model, key) if section != owner.path]
-    if elsewhere and nearest(key, known) is None:
+    types = _types_with(owner, location, key)
+    if nearest(key, known) is not None:
+        hint = did_you_mean(key, known)
+    elif types:
+        fresh = f"{dotted(owner.path)}={{type: {location[-2]}}}"
+        hint = f"; it belongs to type {' or '.join(types)}; '{fresh}' begins the section anew"
+    elif elsewhere:
         hint = f"; it belongs to {' or '.join(dotted(section) or 'the top level' for section in elsewhere)}"
     else:
-        hint = did_you_mean(key, known)
+        places = (
+            [(*section, key) for section in components_with(model, key, tree.data)] if not owner.path else []
+        )
+        hint = f"; did you mean {' or '.join(map(dotted, places))}?" if places else ""
     return _Problem(path, f"unknown key, allowed: {', '.join(known)}{hint}", tuple(owner.unions))
+
+
+def _types_with(owner: Found, location: Sequence[str | int], key: str) -> list[str]:
+    """The other types that may stand in the component's place and know ``key``."""
+    slot = owner.slot
+    registry = (slot.registry or _member_registry(owner)) if slot is not None else None
+    if registry is None or len(location) < 2 or location[-2] not in registry:
+        return []
+    return [name for name in registry.names() if key in key_names([registry.options_class(name)])]
 
 
 def _missing(
