@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atelier.data.batch import Batch
-from atelier.data.preview import preview_sheet
+from atelier.data.preview import clean_caption, preview_sheet
 from atelier.images import read_image
 
 SHAPES = [(90, 100, 3), (83, 77, 3), (64, 70, 3)]
@@ -99,6 +99,18 @@ def test_preview_shows_every_step_with_every_number(tmp_path, make_folder, open_
         for x in range(lq.shape[2] - 15)
     )
     assert found
+
+
+def test_the_first_caption_tells_what_the_steps_do_not_show(tmp_path, make_folder, open_data):
+    make_folder(tmp_path / "gt", SHAPES)
+    told = {}
+    for prob in (0.0, 1.0):
+        data = open_data(tmp_path / "gt", degradation={**SECOND, "second_stage_prob": prob}, gt_size=32)
+        told[prob] = clean_caption(data, 2, 1, data.assembler.stages(2, 1)[0])
+    assert told == {0.0: "step 2, sample 1: clean; second stage: not drawn", 1.0: "step 2, sample 1: clean"}
+    data = open_data(tmp_path / "gt", degradation={**SECOND, "run_on": "device"}, gt_size=32)
+    caption = clean_caption(data, 2, 1, data.assembler.stages(2, 1)[0])
+    assert caption.endswith("; run_on: device, but the steps shown are the processor's")
 
 
 def test_preview_of_pairs_has_no_steps(tmp_path, make_folder, open_data):

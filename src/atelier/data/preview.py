@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -66,10 +67,20 @@ def write_stages(data: TrainingData, path: Path, *, step: int, samples: Sequence
     records = []
     for sample in samples:
         parameters, clean, stages = data.assembler.stages(step, sample)
-        rows.append([(f"{step}.{sample} clean", clean), *stages])
+        rows.append([(clean_caption(data, step, sample, parameters), clean), *stages])
         records.append({"step": step, "sample": sample, "parameters": parameters})
     atomic_write(path.with_suffix(".json"), json.dumps(records, indent=1) + "\n")
     _draw_rows(path, rows)
+
+
+def clean_caption(data: TrainingData, step: int, sample: int, parameters: dict[str, Any]) -> str:
+    """The first picture's caption: which sample it is, and what the pictures after it cannot show."""
+    parts, degradation = [f"step {step}, sample {sample}: clean"], data.assembler.degradation
+    if degradation is not None:
+        parts += degradation.remarks(parameters)
+        if degradation.on_device:
+            parts.append("run_on: device, but the steps shown are the processor's")
+    return "; ".join(parts)
 
 
 def _draw_rows(path: Path, rows: Sequence[Sequence[tuple[str, Pixels]]]) -> None:

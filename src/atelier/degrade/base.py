@@ -73,6 +73,10 @@ class Degradation(ABC):
             self.apply(gt, parameters, streams),
         )
 
+    def remarks(self, parameters: dict[str, Any]) -> list[str]:
+        """What :meth:`stages` has no picture of, each in a few words: a stage that was not drawn."""
+        return []
+
     def device_numbers(
         self, parameters: dict[str, Any], shape: tuple[int, int, int], streams: Streams
     ) -> list[Pixels]:

@@ -28,6 +28,8 @@ MARGIN = 36
 the sharpening's Gaussian (24), and 2 more."""
 GRID = 16
 """Side of the blocks that JPEG's halved chroma makes, in pixels."""
+NOISE_FIELD = "realesrgan noise field {}"
+"""The stream of a stage's noise, 1 or 2."""
 
 
 class RealESRGAN(Degradation):
@@ -111,6 +113,11 @@ class RealESRGAN(Degradation):
         grid = "x".join(map(str, parameters["grid"]))
         yield f"rounded; grid {grid}", self.apply(gt, parameters, streams)
 
+    def remarks(self, parameters: dict[str, Any]) -> list[str]:
+        """Whether the second stage was left out (``second_stage_prob``); its noise is always drawn with it."""
+        second = any(step.get("field") == NOISE_FIELD.format("2") for step in parameters["steps"])
+        return [] if second else ["second stage: not drawn"]
+
     def for_whole_pictures(self) -> RealESRGAN:
         """The same with JPEG's last grid at the picture's corner."""
         return RealESRGAN(self.scale, self.options, moved_grid=False)
@@ -186,7 +193,7 @@ class RealESRGAN(Degradation):
     def _noise(self, generator: np.random.Generator, suffix: str, channels: int) -> Step:
         gaussian = generator.random() < self._value("gaussian_noise_prob", suffix)
         grey = bool(generator.random() < self._value("gray_noise_prob", suffix)) or channels == 1
-        field = f"realesrgan noise field {suffix or 1}"
+        field = NOISE_FIELD.format(suffix or 1)
         if gaussian:
             sigma = float(generator.uniform(*self._value("noise_range", suffix))) / 255
             return {"op": "gaussian", "field": field, "kind": "grey" if grey else "colour", "sigma": sigma}
