@@ -30,7 +30,7 @@ def test_the_base_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_study_needs_no_excuse(plan: Plan) -> None:
     assert plan.warnings == ()
-    assert len(plan.runs) == 48
+    assert len(plan.runs) == 66
     assert {arm.steps for arm in plan.arms.values()} == {1000}
 
 
@@ -63,16 +63,32 @@ def test_arms_with_a_known_answer_differ_as_declared(plan: Plan) -> None:
     }
 
 
+def test_arms_of_a_transferred_start_are_shown_as_such(plan: Plan) -> None:
+    other = {name for name, arm in plan.arms.items() if not arm.same_start}
+    assert other == {"transfer", "transfer_response", "transfer_gentle"}
+
+
 @pytest.mark.slow
 def test_known_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from atelier.cli.main import app
     from atelier.train.run import train
 
     monkeypatch.chdir(tmp_path)
     train(load_run_options(TEACHER))
+    words = ["-o", "experiments/compact_start_x2.pth", "--num-feat", "12", "--num-conv", "3", "--sweeps", "2"]
+    made = CliRunner().invoke(
+        app, ["transfer", "experiments/compact_teacher_x2/models/net_g_1500.pth", *words]
+    )
+    assert made.exit_code == 0, made.output
     result = run(STUDY, jobs=2)
     assert result.complete and result.study is not None
     assert result.verdict("same") == "identical"
     assert result.verdict("null") == "not distinguishable"
     assert result.verdict("crippled") == "worse"
     contrasts = {(each["arm"], each["against"]): each["verdict"] for each in result.study["contrasts"]}
-    assert contrasts == {("feature", "feature_random"): "better", ("none", "crippled"): "better"}
+    assert {result.verdict(name) for name in ("transfer", "transfer_response", "transfer_gentle")} == {
+        "better"
+    }
+    assert contrasts["feature", "feature_random"] == contrasts["none", "crippled"] == "better"
