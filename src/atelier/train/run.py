@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from atelier.archs.load import options_of
 from atelier.archs.load_report import LoadReport
@@ -30,6 +27,7 @@ from atelier.train.detectors import Watch, read_records
 from atelier.train.distributed import Ranks, ranks_of
 from atelier.train.environment import peak_memory_mb, write_environment
 from atelier.train.folder import RunFolder
+from atelier.train.pace import Pace
 from atelier.train.preflight import look_ahead
 from atelier.train.resume import choose_checkpoint, compare_past
 from atelier.train.starting import (
@@ -374,7 +372,7 @@ class _Run:
         metrics: dict[str, dict[str, float]] = {}
         if validator.sets:
             self._baseline(validator, fresh=trainer.iteration == 0)
-        pace = _Pace(trainer.iteration, data)
+        pace = Pace(trainer.iteration, data)
         saved = trainer.iteration
         with progress(
             "training", total, "steps", done=trainer.iteration, quiet=self.quiet or not _terminal()
@@ -429,7 +427,7 @@ class _Run:
         for remark in remarks:
             self.tracker.say(f"note: {remark}")
 
-    def _print(self, trainer: Trainer, pace: _Pace, note: Callable[..., None]) -> None:
+    def _print(self, trainer: Trainer, pace: Pace, note: Callable[..., None]) -> None:
         self._check_health(trainer)
         self._tell(trainer.objective.remarks())
         values = trainer.meters.means(self.ranks)
@@ -549,39 +547,6 @@ class _Run:
             self.tracker.say(f"report: {report}")
         code = 0 if finished else (stop.exit_code or 143)
         return RunResult(self.folder.root, trainer.iteration, finished, code, metrics, report)
-
-
-class _Pace:
-    """Seconds per step and the share of them spent waiting for data, validation and saving left out."""
-
-    def __init__(self, iteration: int, data: TrainingData) -> None:
-        self._data = data
-        self._iteration = iteration
-        self._start = time.monotonic()
-        self._waited = data.wait_s
-        self._pause = 0.0
-        self._pause_start = 0.0
-
-    def paused(self) -> _Pace:
-        """A context whose time does not count."""
-        return self
-
-    def __enter__(self) -> None:
-        self._pause_start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._pause += time.monotonic() - self._pause_start
-
-    def take(self, iteration: int) -> tuple[int, float, float]:
-        """Steps, seconds and seconds of waiting since the last call."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.monotonic()
-        steps = max(iteration - self._iteration, 1)
-        seconds = max(now - self._start - self._pause, 1e-9)
-        waiting = self._data.wait_s - self._waited
-        self._iteration, self._start, self._pause, self._waited = iteration, now, 0.0, self._data.wait_s
-        return steps, seconds, waiting
 
 
 def _terminal() -> bool:
