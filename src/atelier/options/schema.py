@@ -443,7 +443,7 @@ class RunOptions(Options):
             return self._warnings
         notes = [*self._notes, *self.network_g.notes(), *self.train.scheduler.check(self.train.total_iter)]
         decay, total = self.train.ema_decay, self.train.total_iter
-        if decay and total * (1 - decay) < 1:
+        if decay and total * (1 - decay) < 0.5:
             span = round(1 / (1 - decay))
             notes.append(
                 f"train.ema_decay {decay:g} averages over about {span:,} steps, the run has {total:,}: its "
