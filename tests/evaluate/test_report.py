@@ -289,6 +289,15 @@ def test_a_run_without_validation(run: Path) -> None:
     assert "Loss l_g_pix" in page.text and not page.all("img")
 
 
+def test_what_a_distilled_run_tells_beside_its_losses(run: Path) -> None:
+    details = {"share_feature": 0.25, "raw_feature": 0.4, "tap_std_student_1": 0.7, "tap_error_1": 0.9}
+    write_lines(run, [train_line(50, details=details), train_line(100, details=details)])
+    text = page_of(run).text
+    for title in ("Share of feature", "25.0 %", "Student's spread, pair 1", "Feature error, pair 1"):
+        assert title in text
+    assert "raw_feature" not in text
+
+
 def test_a_run_without_training_lines_baseline_and_pictures(run: Path) -> None:
     write_lines(run, [measured(LAST, 200)])
     shutil.rmtree(run / "visualization")

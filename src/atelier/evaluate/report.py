@@ -154,19 +154,39 @@ def _quality_charts(record: RunRecord) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def _training_charts(record: RunRecord) -> list[Chart]:
-    names: dict[str, None] = {}
+def _named_series(record: RunRecord, section: str) -> dict[str, list[tuple[float, float]]]:
+    """Name -> (iteration, value) for everything that training lines tell under ``section``."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for line in record.train:
-        if isinstance(line.get("losses"), Mapping):
-            names |= dict.fromkeys(line["losses"])
+        told = line.get(section)
+        for name, value in told.items() if isinstance(told, Mapping) else ():
+            found.setdefault(name, []).append((float(line["iter"]), _number(value)))
+    return found
+
+
+def _detail_charts(record: RunRecord) -> list[Chart | None]:
+    """What a distilled run tells beside its losses: each term's share, and each pair's spread and error."""
     charts = []
-    for name in names:
-        points = [
-            (float(line["iter"]), _number(line["losses"].get(name)))
-            for line in record.train
-            if isinstance(line.get("losses"), Mapping) and name in line["losses"]
-        ]
-        charts.append(make_chart(f"Loss {name}", points, unit="weighted", may_be_log=True))
+    for name, points in _named_series(record, "details").items():
+        if name.startswith("share_"):
+            percent = [(x, 100 * y) for x, y in points]
+            title = f"Share of {name.removeprefix('share_')}"
+            charts.append(make_chart(title, percent, unit="% of the loss", show=_percent, from_zero=True))
+        elif name.startswith("tap_std_student_"):
+            title = f"Student's spread, pair {name.removeprefix('tap_std_student_')}"
+            charts.append(make_chart(title, points, unit="standard deviation", from_zero=True))
+        elif name.startswith("tap_error_"):
+            title = f"Feature error, pair {name.removeprefix('tap_error_')}"
+            charts.append(make_chart(title, points, unit="relative", from_zero=True))
+    return charts
+
+
+def _training_charts(record: RunRecord) -> list[Chart]:
+    charts = [
+        make_chart(f"Loss {name}", points, unit="weighted", may_be_log=True)
+        for name, points in _named_series(record, "losses").items()
+    ]
+    charts += _detail_charts(record)
     rates = _series(record, "lr")
     charts.append(make_chart("Learning rate", rates, from_zero=True))
     charts.append(
