@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,24 @@ def start_command(arguments: list[str], output: Path, **environment: str) -> Any
     process = context.Process(target=command_in_process, args=(arguments, environment, output))
     process.start()
     return process
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def two_ranks(path: Path) -> tuple[list[int], str]:
+    """Exit codes and output of both ranks; the environment is the one torchrun gives."""
+    port = str(free_port())
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    outputs = [path.parent / f"output_{rank}" for rank in range(2)]
+    command = ["train", "-opt", str(path), "--launcher", "pytorch"]
+    ranks = [
+        start_command(command, output, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank, output in enumerate(outputs)
+    ]
+    for process in ranks:
+        process.join(240)
+    return [process.exitcode for process in ranks], "".join(output.read_text() for output in outputs)

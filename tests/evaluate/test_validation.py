@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from atelier.evaluate.validation import (
 )
 from atelier.images import imresize, read_image
 from atelier.metrics import METRICS, psnr
+from support import free_port
 
 Pairs = Callable[..., list[Any]]
 
@@ -235,12 +235,6 @@ def test_an_output_that_is_not_finite_stops_the_run(pairs: Pairs) -> None:
 # ranks
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _rank(rank: int, port: int, data: dict[int, list[Any]], folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -268,7 +262,7 @@ def _rank(rank: int, port: int, data: dict[int, list[Any]], folder: str) -> None
 
 def test_two_ranks_equal_one_and_share_errors(pairs: Pairs, tmp_path: Path) -> None:
     data = {count: pairs(count) for count in (1, 3, 5)}
-    mp.spawn(_rank, args=(_free_port(), data, str(tmp_path)), nprocs=2)
+    mp.spawn(_rank, args=(free_port(), data, str(tmp_path)), nprocs=2)
     outcomes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for count, each in data.items():
         alone = validate(

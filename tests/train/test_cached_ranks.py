@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,7 @@ from atelier.archs import SRVGGNetCompact
 from atelier.archs.weights import save_weights
 from atelier.options.read import load_run_options
 from atelier.train.verifying_caches import verify_caches
-from support import small_run, start_command
-
-
-def two_ranks(path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    outputs = [path.parent / f"output_{rank}" for rank in range(2)]
-    command = ["train", "-opt", str(path), "--launcher", "pytorch"]
-    ranks = [
-        start_command(command, output, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        for rank, output in enumerate(outputs)
-    ]
-    for process in ranks:
-        process.join(240)
-    assert [process.exitcode for process in ranks] == [0, 0], "".join(each.read_text() for each in outputs)
+from support import small_run, two_ranks
 
 
 @pytest.mark.slow
@@ -53,7 +36,8 @@ def test_two_ranks_fill_a_cache_and_read_it(tmp_path: Path) -> None:
         path = tmp_path / "run.yml"
         path.write_text(json.dumps(options))
         before = {each: each.stat().st_mtime_ns for each in (tmp_path / "cache").glob("*/*.bin")}
-        two_ranks(path)
+        codes, output = two_ranks(path)
+        assert codes == [0, 0], output
         folders[name] = tmp_path / "runs" / name
     after = {each: each.stat().st_mtime_ns for each in (tmp_path / "cache").glob("*/*.bin")}
     assert len(after) == 4, "tiles and lq, a file for each rank"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,31 +12,10 @@ import pytest
 import torch
 
 from atelier.train.run import train
-from support import small_run, start_command
+from support import free_port, small_run, two_ranks
 
 #: Summation order differs between one batch of four and two of two; float32 and Adam's division leave this much.
 TOLERANCE = 2e-5
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def two_ranks(path: Path) -> tuple[list[int], str]:
-    """Exit codes and output of both ranks; the environment is the one torchrun gives."""
-    port = str(free_port())
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    outputs = [path.parent / f"output_{rank}" for rank in range(2)]
-    command = ["train", "-opt", str(path), "--launcher", "pytorch"]
-    ranks = [
-        start_command(command, output, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        for rank, output in enumerate(outputs)
-    ]
-    for process in ranks:
-        process.join(240)
-    return [process.exitcode for process in ranks], "".join(output.read_text() for output in outputs)
 
 
 def two_rank_options(root: Path) -> dict[str, Any]:

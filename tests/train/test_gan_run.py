@@ -15,8 +15,8 @@ from atelier.options.read import load_run_options
 from atelier.train.distributed import Ranks
 from atelier.train.meters import Meters
 from atelier.train.run import train
-from support import small_run
-from train.test_ddp import TOLERANCE, two_ranks
+from support import small_run, two_ranks
+from train.test_ddp import TOLERANCE
 from train.test_run import assert_same, records, stop_at, weights
 
 PERCEPTUAL = {

@@ -9,8 +9,7 @@ import pytest
 
 from atelier.errors import UserError
 from atelier.train.slurm import first_node, slurm_environment
-from support import small_run, start_command
-from train.test_ddp import free_port
+from support import free_port, small_run, start_command
 
 SLURM = {
     "SLURM_PROCID": "5",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from atelier.losses.module import Loss
+
 
 class TrainingBatch(Protocol):
     """What an objective reads from a batch: N×C×H×W float32 in [0, 1] on the networks' device."""
@@ -212,6 +214,15 @@ class ObjectiveOptions(Component):
         is the run's ``train.gan_opt``; it is there only where ``roles`` names a discriminator. Raises
         :class:`~atelier.errors.UserError` where a loss cannot be built.
         """
+
+
+def built_losses(kind: str, losses: Sequence[LossOptions], device: torch.device) -> list[tuple[str, Loss]]:
+    """(type, working loss on ``device``) of each; raises :class:`~atelier.errors.UserError` where there is none."""
+    if not losses:
+        raise UserError(
+            f"train: the objective '{kind}' needs at least one loss, for example pixel_opt: L1Loss"
+        )
+    return [(options.type, options.build().to(device)) for options in losses]
 
 
 OBJECTIVES: Registry[ObjectiveOptions] = Registry(

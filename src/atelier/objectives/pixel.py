@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from atelier.errors import UserError
 from atelier.losses.base import AdversarialLossOptions, LossOptions
-from atelier.objectives.base import Objective, ObjectiveOptions, Part, TrainingBatch
+from atelier.objectives.base import Objective, ObjectiveOptions, Part, TrainingBatch, built_losses
 from atelier.objectives.terms import named_terms, part_of
 
 if TYPE_CHECKING:
@@ -32,11 +31,7 @@ class PixelOptions(ObjectiveOptions):
         gan: AdversarialLossOptions | None = None,
     ) -> Objective:
         """Raises :class:`~atelier.errors.UserError` where there is no loss at all."""
-        if not losses:
-            raise UserError(
-                "train: the objective 'pixel' needs at least one loss, for example pixel_opt: L1Loss"
-            )
-        return PixelObjective(nets["g"], [options.build().to(device) for options in losses])
+        return PixelObjective(nets["g"], [loss for _, loss in built_losses(self.type, losses, device)])
 
 
 class PixelObjective(Objective):

@@ -14,9 +14,9 @@ from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validat
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
-from atelier.errors import UserError, did_you_mean
+from atelier.errors import did_you_mean
 from atelier.losses.base import AdversarialLossOptions, LossOptions
-from atelier.objectives.base import Objective, ObjectiveOptions, Setting
+from atelier.objectives.base import Objective, ObjectiveOptions, Setting, built_losses
 from atelier.objectives.distill.recipes import DEFAULT_RECIPE, RECIPES, expand
 from atelier.objectives.distill.term_options import TermsOptions
 from atelier.options.base import Options
@@ -186,11 +186,6 @@ class DistillOptions(ObjectiveOptions):
         gan: AdversarialLossOptions | None = None,
     ) -> Objective:
         """Raises :class:`~atelier.errors.UserError` where there is no loss at all."""
-        if not losses:
-            raise UserError(
-                "train: the objective 'distill' needs at least one loss, for example pixel_opt: L1Loss"
-            )
-        built = [(options.type, options.build().to(device)) for options in losses]
         from atelier.objectives.distill.objective import DistillObjective
 
-        return DistillObjective(self, nets["g"], built)
+        return DistillObjective(self, nets["g"], built_losses(self.type, losses, device))
