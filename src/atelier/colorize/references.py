@@ -81,8 +81,8 @@ class References:
             lab.append(F.pad(picture, padding))
             valid.append(F.pad(torch.ones_like(picture[:1], dtype=torch.bool), padding, value=False))
         mask = torch.stack(valid)[None]
-        chosen: tuple[Role, ...] = ("exemplar",) * len(pictures) if roles is None else tuple(roles)
-        return cls(torch.stack(lab)[None], chosen, None if bool(mask.all()) else mask)
+        exemplars: list[Role] = ["exemplar" for _ in pictures]
+        return cls(torch.stack(lab)[None], tuple(exemplars if roles is None else roles), None if bool(mask.all()) else mask)
 
     @property
     def anchors(self) -> dict[int, int]:
