@@ -90,6 +90,30 @@ def load_state(
     return report
 
 
+def load_whole(net: nn.Module, state_file: StateFile) -> LoadReport:
+    """The strict load of a network that knows no other mode: the message for a file that does not fit advises none.
+
+    Raises:
+        UserError: naming the tensors of the network and of the file that found no partner. Nothing was copied then.
+    """
+    report, values = compare(net, state_file)
+    _require_complete(report)
+    net.load_state_dict(values)
+    return report
+
+
+def load_exactly(net: nn.Module, state_file: StateFile) -> LoadReport:
+    """Copy weights into a network that no other mode of loading exists for; every tensor must fit.
+
+    Raises:
+        UserError: naming what does not fit. Nothing was copied then.
+    """
+    report, values = compare(net, state_file)
+    _require_complete(report)
+    net.load_state_dict(values)
+    return report
+
+
 def compare(
     net: nn.Module, file: StateFile, mode: LoadMode = "strict"
 ) -> tuple[LoadReport, dict[str, Tensor]]:

@@ -65,7 +65,7 @@ def match(
     """
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys, values = queries.float(), keys.float(), values.float()
-        parts = queries.split(chunk, dim=1)
+        parts = torch.split(queries, chunk, dim=1)
         again = (
             len(parts) > 1
             and torch.is_grad_enabled()

@@ -115,7 +115,7 @@ class WarpNet(nn.Module):
         height, width = target[1].shape[-2:]
         found = match(self.queries(target), self.keys(reference), values, temperature, chunk=chunk)
         colours, similarity = (
-            F.interpolate(each.transpose(1, 2).unflatten(2, (height, width)), scale_factor=REDUCTION)
+            F.interpolate(each.transpose(1, 2).reshape(len(each), -1, height, width), scale_factor=REDUCTION)
             for each in found
         )
         return colours, similarity
