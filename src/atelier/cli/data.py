@@ -361,7 +361,7 @@ def preview(
     from atelier.data.preview import preview_sheet
 
     options = _train_data_options(opt, overrides)
-    train = options.datasets.train
+    train = options.datasets.images
     data = TrainingData(
         train.model_copy(update={"num_worker_per_gpu": 0}),
         scale=options.scale,
@@ -390,7 +390,7 @@ def shards(opt: OptionFile, overrides: Overrides = None) -> None:
         raise UserError(f"{opt}: cache.enabled is false, so this run uses no shards")
     cache = ShardCache(options.cache)
     pictures = open_pictures(
-        options.datasets.train, scale=options.scale, in_channels=options.network_g.in_channels
+        options.datasets.images, scale=options.scale, in_channels=options.network_g.in_channels
     )
     pairs = [(pictures.gt, pictures.gt_shapes)]
     if pictures.lq is not None:

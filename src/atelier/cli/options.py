@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from atelier.data.options import ImagesOptions
+    from atelier.data.options import DatasetOptions
     from atelier.options.schema import RunOptions
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -130,8 +130,8 @@ def summary(options: RunOptions) -> str:
         "distill": _distillation(options),
         "network": f"{options.network_g.type}, x{options.scale}, "
         f"{options.network_g.in_channels} -> {options.network_g.out_channels} channels",
-        "train": f"{_pictures(train)}, {train.batch_size_per_gpu} crops of {train.gt_size} a step and process",
-        "val": "; ".join(f"{key}: {_pictures(data)}" for key, data in options.datasets.validation.items())
+        "train": f"{_source(train)}, {train.batch_size_per_gpu} {train.sample_size} a step and process",
+        "val": "; ".join(f"{key}: {_source(data)}" for key, data in options.datasets.validation.items())
         or "none",
         "losses": losses,
         "steps": f"{options.train.total_iter}, {optimizer.type}{f' lr {rate:g}' if rate is not None else ''}, "
@@ -149,12 +149,17 @@ def _distillation(options: RunOptions) -> str:
     from atelier.options.write import dump_yaml
 
     terms = given["terms"]
-    lines = [f"{given.get('recipe', 'no recipe')}, teacher {teachers}, mapping {given['mapping']}"]
+    start = f", start {given['start']}" if given["start"] != "none" else ""
+    lines = [f"{given.get('recipe', 'no recipe')}, teacher {teachers}, mapping {given['mapping']}{start}"]
     lines += dump_yaml(terms).splitlines() if terms else ["no terms"]
     return f"\n{' ':11}".join(lines)
 
 
-def _pictures(data: ImagesOptions) -> str:
+def _source(data: DatasetOptions) -> str:
+    from atelier.data.options import ImagesOptions
+
+    if not isinstance(data, ImagesOptions):
+        return data.summary()
     roots = data.dataroot_gt
     text = ", ".join(str(root) for root in roots) if isinstance(roots, list) else str(roots)
     if data.meta_info is not None and data.meta_info.is_file():

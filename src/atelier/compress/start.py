@@ -14,6 +14,7 @@ from atelier.archs.weights import StateFile
 from atelier.compress.calibrate import calibrated
 from atelier.compress.inherit import FAMILIES, InheritPlan, inherit_plan
 from atelier.compress.options import InheritOptions
+from atelier.compress.solved import solvable, solved
 from atelier.errors import UserError
 
 State = Mapping[str, Tensor]
@@ -30,6 +31,8 @@ def start_from(
     options: InheritOptions | None = None,
     min_loaded: float = 0.01,
     calibration: Sequence[Tensor] | None = None,
+    solve: bool = False,
+    quiet: bool = True,
 ) -> LoadReport:
     """Fill ``net``, freshly drawn, from ``file``, and ``average_net`` from ``average``.
 
@@ -43,7 +46,11 @@ def start_from(
             with the same fresh parts, as ``net``.
         options: of "inherit"; None: the defaults.
         min_loaded: share in [0, 1] of the network's numbers that must come from the file ("flexible", "inherit").
-        calibration: pictures for ``options.calibrate``, see :func:`atelier.compress.calibrate.calibrated`.
+        calibration: pictures for ``options.calibrate``, see :func:`atelier.compress.calibrate.calibrated`, and for
+            ``solve``.
+        solve: "inherit" without an average of its own: weights of a smaller network are solved on ``calibration``
+            where that is known how (:func:`atelier.compress.solved.solvable`), instead of cut out by the rules.
+        quiet: no progress bar for it.
 
     Returns:
         The report on ``net``.
@@ -54,7 +61,7 @@ def start_from(
     options = options if options is not None else InheritOptions()
     average_mode = average_mode if average_mode is not None else mode
     inheritance = (
-        _Inheritance.between(net, file, options, calibration)
+        _Inheritance.between(net, file, options, calibration, solve=solve, quiet=quiet)
         if mode == "inherit" or (average is not None and average_mode == "inherit")
         else None
     )
@@ -88,6 +95,8 @@ class _Inheritance:
         plan: how the one becomes the other.
         fresh: the new network's state as drawn, on the CPU.
         calibration: pictures; None: LayerNorms are not adjusted.
+        solving: pictures on which the weights are solved; None: the plan's rules make them.
+        quiet: no progress bar.
     """
 
     old: NetworkOptions
@@ -95,10 +104,19 @@ class _Inheritance:
     plan: InheritPlan
     fresh: State
     calibration: Sequence[Tensor] | None
+    solving: Sequence[Tensor] | None
+    quiet: bool
 
     @classmethod
     def between(
-        cls, net: nn.Module, file: StateFile, options: InheritOptions, calibration: Sequence[Tensor] | None
+        cls,
+        net: nn.Module,
+        file: StateFile,
+        options: InheritOptions,
+        calibration: Sequence[Tensor] | None,
+        *,
+        solve: bool,
+        quiet: bool,
     ) -> _Inheritance:
         new = getattr(net, "options", None)
         old = options_of(file)
@@ -112,7 +130,8 @@ class _Inheritance:
         if options.calibrate and calibration is None:
             raise UserError("inherit.calibrate needs pictures to measure on")
         fresh = {key: value.detach().to("cpu", copy=True) for key, value in net.state_dict().items()}
-        return cls(old, new, plan, fresh, calibration if options.calibrate else None)
+        solving = calibration if solve and solvable(old, new) else None
+        return cls(old, new, plan, fresh, calibration if options.calibrate else None, solving, quiet)
 
     def carry(self, net: nn.Module, file: StateFile) -> tuple[LoadReport, dict[str, Tensor]]:
         """(report, the state for ``net``) of one file, the network's or the average's."""
@@ -121,7 +140,11 @@ class _Inheritance:
             state, inherited = self.plan.apply(old_state, self.fresh)
         except UserError as error:
             raise UserError(f"{_name(file)}: {error}") from None
-        loaded = self.plan.loaded
+        loaded, used = self.plan.loaded, self.plan.used
+        if self.solving is not None:
+            # Every weight of the old network has its part in what the new one is solved for.
+            state, inherited = solved(self.old, old_state, self.new, self.solving, quiet=self.quiet)
+            loaded, used = (), frozenset(old_state)
         if self.calibration is not None:
             state, adjusted = calibrated(self.old, old_state, self.new, state, self.calibration)
             loaded = tuple(key for key in loaded if key not in adjusted)
@@ -139,7 +162,7 @@ class _Inheritance:
             mismatched=plain.mismatched,
             # A tensor of the same name and shape that the rules do not take means something else there.
             missing=tuple(key for key in state if key in plain.missing or _other(key, plain, carried)),
-            unexpected=tuple(key for key in old_state if key not in self.plan.used),
+            unexpected=tuple(key for key in old_state if key not in used),
             ignored=ignored,
             elements_total=plain.elements_total,
             elements_loaded=sum(self.fresh[key].numel() for key in loaded),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SerializeAsAny, field_validator, model_validator
 
 from atelier.data.bundled import TRAIN_DEFAULT, VAL_DEFAULT, check_names
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
 from atelier.options.base import Component, Options, Registered, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from atelier.data.loader import TrainingData
+    from atelier.data.stream import SampleStream
 
 
 def expand(path: Path) -> Path:
@@ -38,9 +45,84 @@ class CacheOptions(Options):
 
 
 class DatasetOptions(Component):
-    """Options of one data set."""
+    """Options of one data set, whatever it holds."""
 
     name: str
+
+    @property
+    def needs_degradation(self) -> bool:
+        """Whether the run's degradation makes what the network gets."""
+        return False
+
+    def paths(self) -> dict[str, list[Path]]:
+        """By key, the files and folders that must be there."""
+        return {}
+
+    def summary(self) -> str:
+        """Where the material comes from, in a few words."""
+        return self.type
+
+
+class TrainSetOptions(DatasetOptions):
+    """``datasets.train``, whatever it holds: how samples are grouped and prepared."""
+
+    name: str = "train"
+    batch_size_per_gpu: int = Field(16, ge=1, description="samples per step on each process")
+    num_worker_per_gpu: Literal["auto"] | int = Field(
+        "auto",
+        description="loader processes; auto: cores less two, at most 8; 0: in the main process",
+    )
+    prefetch: int = Field(2, ge=1, le=64, description="batches each worker prepares ahead")
+    pin_memory: bool = Field(True, description="page-locked transfer buffers (used with a GPU only)")
+
+    @field_validator("num_worker_per_gpu")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 0 <= value <= 256:
+            raise ValueError("num_worker_per_gpu must be 'auto' or between 0 and 256")
+        return value
+
+    @property
+    def workers(self) -> int:
+        """The number of loader processes: as given, or chosen from the cores this process may use.
+
+        ``auto`` shares the cores among the ranks of this machine and leaves two of each rank's to the main process;
+        with two cores or less a worker would only take from the computing what it gives to the loading.
+        """
+        if self.num_worker_per_gpu != "auto":
+            return self.num_worker_per_gpu
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return min(8, max(0, cores // ranks_here - 2))
+
+    def check_fit(self, scale: int, size_multiple: int) -> None:
+        """Raise ValueError where samples do not fit a network of this scale whose windows are ``size_multiple``."""
+
+    @property
+    def sample_size(self) -> str:
+        """What one sample is, for a line of text."""
+        return "samples"
+
+    @abstractmethod
+    def open(
+        self,
+        *,
+        scale: int,
+        degradation: DegradationOptions,
+        seed: int,
+        global_batch: int,
+        in_channels: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        cache: CacheOptions | None = None,
+        quiet: bool = False,
+    ) -> SampleStream:
+        """The samples themselves, shared out over ``world`` processes.
+
+        Raises:
+            UserError: anything wrong with the material, all of it in one message.
+        """
 
 
 class ImagesOptions(DatasetOptions):
@@ -121,47 +203,94 @@ class ImagesOptions(DatasetOptions):
         """The bundled photographs meant when ``pictures`` is left out."""
         return TRAIN_DEFAULT
 
+    @property
+    def needs_degradation(self) -> bool:
+        """Clean pictures alone."""
+        return self.dataroot_lq is None
 
-class TrainImagesOptions(ImagesOptions):
+    def paths(self) -> dict[str, list[Path]]:
+        """The roots and the list of names; none for the word ``bundled``."""
+        given = {key: getattr(self, key) for key in ("dataroot_gt", "dataroot_lq", "meta_info")}
+        return {
+            key: [value] if isinstance(value, Path) else value
+            for key, value in given.items()
+            if isinstance(value, Path | list)
+        }
+
+
+class TrainImagesOptions(ImagesOptions, TrainSetOptions):
     """``datasets.train``: random crops of pictures."""
 
     name: str = "train"
     gt_size: int = Field(128, ge=1, description="side of the square gt crop; a multiple of scale")
-    batch_size_per_gpu: int = Field(16, ge=1, description="samples per step on each process")
-    num_worker_per_gpu: Literal["auto"] | int = Field(
-        "auto",
-        description="loader processes; auto: cores less two, at most 8; 0: in the main process",
-    )
-    prefetch: int = Field(2, ge=1, le=64, description="batches each worker prepares ahead")
-    pin_memory: bool = Field(True, description="page-locked transfer buffers (used with a GPU only)")
     use_hflip: bool = Field(True, description="mirror left-right with probability 1/2")
     use_rot: bool = Field(True, description="mirror top-bottom and transpose, each with probability 1/2")
     small_pictures: Literal["pad", "error"] = Field(
         "pad", description="pictures smaller than gt_size: mirrored until they fit, or an error naming them"
     )
 
-    @field_validator("num_worker_per_gpu")
-    @classmethod
-    def _not_negative(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and not 0 <= value <= 256:
-            raise ValueError("num_worker_per_gpu must be 'auto' or between 0 and 256")
-        return value
+    def check_fit(self, scale: int, size_multiple: int) -> None:
+        """``gt_size`` must be a multiple of the scale, and the lq crop of the windows."""
+        if self.gt_size % scale:
+            raise ValueError(f"datasets.train.gt_size {self.gt_size} is no multiple of scale {scale}")
+        lq_size = self.gt_size // scale
+        if lq_size % size_multiple:
+            nearest = max(1, round(lq_size / size_multiple)) * size_multiple * scale
+            raise ValueError(
+                f"datasets.train.gt_size {self.gt_size} gives lq crops of {lq_size}, which windows of {size_multiple} "
+                f"do not divide; the nearest gt_size is {nearest}"
+            )
 
     @property
-    def workers(self) -> int:
-        """The number of loader processes: as given, or chosen from the cores this process may use.
+    def sample_size(self) -> str:
+        """``crops of 128``."""
+        return f"crops of {self.gt_size}"
 
-        ``auto`` shares the cores among the ranks of this machine and leaves two of each rank's to the main process;
-        with two cores or less a worker would only take from the computing what it gives to the loading.
-        """
-        if self.num_worker_per_gpu != "auto":
-            return self.num_worker_per_gpu
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        return min(8, max(0, cores // ranks_here - 2))
+    def open(
+        self,
+        *,
+        scale: int,
+        degradation: DegradationOptions,
+        seed: int,
+        global_batch: int,
+        in_channels: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        cache: CacheOptions | None = None,
+        quiet: bool = False,
+    ) -> TrainingData:
+        """Random crops of the pictures; see :class:`atelier.data.loader.TrainingData`."""
+        from atelier.data.loader import TrainingData
+
+        return TrainingData(
+            self,
+            scale=scale,
+            degradation=degradation.build(scale),
+            seed=seed,
+            global_batch=global_batch,
+            in_channels=in_channels,
+            rank=rank,
+            world=world,
+            device=device,
+            cache=cache,
+            quiet=quiet,
+        )
 
 
-class ValImagesOptions(ImagesOptions):
+class ValSetOptions(DatasetOptions):
+    """``datasets.val...``, whatever it holds."""
+
+    name: str = "val"
+    most: int | None = Field(None, ge=1, description="measure the first so many entries only; null: all")
+    middle: int | None = Field(
+        None,
+        ge=16,
+        description="measure the middle of pictures only, so many lq pixels a side; null: all of them",
+    )
+
+
+class ValImagesOptions(ImagesOptions, ValSetOptions):
     """``datasets.val``: whole pictures to measure on."""
 
     name: str = "val"
@@ -172,13 +301,6 @@ class ValImagesOptions(ImagesOptions):
     )
     degradation: Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)] | None = Field(
         None, description="makes lq of this set's clean pictures; null: the run's degradation"
-    )
-
-    most: int | None = Field(None, ge=1, description="measure the first so many pictures only; null: all")
-    middle: int | None = Field(
-        None,
-        ge=16,
-        description="measure the middle of pictures only, so many lq pixels a side; null: all of them",
     )
 
     @model_validator(mode="after")
@@ -197,10 +319,15 @@ class ValImagesOptions(ImagesOptions):
         """The bundled photographs meant when ``pictures`` is left out; none of them is a training default."""
         return VAL_DEFAULT
 
+    @property
+    def needs_degradation(self) -> bool:
+        """Clean pictures alone, and no degradation of the set's own."""
+        return self.dataroot_lq is None and self.degradation is None
 
-DATASETS: Registry[TrainImagesOptions] = Registry(
+
+DATASETS: Registry[TrainSetOptions] = Registry(
     "training data set", {"images": "atelier.data.options:TrainImagesOptions"}
 )
-VAL_DATASETS: Registry[ValImagesOptions] = Registry(
+VAL_DATASETS: Registry[ValSetOptions] = Registry(
     "validation data set", {"images": "atelier.data.options:ValImagesOptions"}
 )

@@ -106,7 +106,7 @@ def step_macs(options: RunOptions) -> int:
     from atelier.archs.info import count_macs
     from atelier.archs.load import load_network
 
-    side = options.datasets.train.gt_size // options.scale
+    side = options.datasets.images.gt_size // options.scale
     channels = options.network_g.in_channels
     student = 3 * count_macs(options.network_g.build(), channels, (side, side)).total
     objective: Any = options.objective

@@ -40,7 +40,7 @@ def _of_network(options: RunOptions) -> dict[str, Any]:
 
     net = options.network_g.build()
     parameters, without_tables = count_parameters(net)
-    side = options.datasets.train.gt_size // options.scale
+    side = options.datasets.images.gt_size // options.scale
     channels = options.network_g.in_channels
     return {
         "parameters": parameters,

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from atelier.data.options import ValImagesOptions
 from atelier.errors import did_you_mean
 from atelier.metrics.options import METRICS
 from atelier.options.base import Options
 from atelier.options.messages import validate_tree
 from atelier.options.overrides import apply_overrides
-from atelier.options.schema import Metric, ValSet
+from atelier.options.schema import Metric
 from atelier.options.source import read_option_file
 
 Seed = Annotated[int, Field(ge=0)]
@@ -99,7 +100,7 @@ class StudyOptions(Options):
         },
         description="name -> metric, measured on the test sets",
     )
-    test: dict[str, ValSet] = Field(
+    test: dict[str, ValImagesOptions] = Field(
         min_length=1,
         description="sets of pictures, touched once, after training; gt and lq name their folders",
     )

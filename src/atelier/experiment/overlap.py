@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from atelier.data.options import ImagesOptions
 from atelier.data.pairs import Pictures, open_pictures
 from atelier.data.sources import listed, parallel
 from atelier.errors import UserError
@@ -25,12 +26,13 @@ def check_overlap(plan: Plan) -> dict[str, str]:
     Raises:
         UserError: naming each pair.
     """
-    options, train = plan.reference.options, plan.reference.options.datasets.train
+    options, train = plan.reference.options, plan.reference.options.datasets.images
     datasets = {"datasets.train": train}
     for arm in plan.arms.values():
         if arm.options.datasets.train != train:
-            datasets[f"datasets.train of arm '{arm.name}'"] = arm.options.datasets.train
-    wanted = datasets | {f"datasets.{key}": each for key, each in options.datasets.validation.items()}
+            datasets[f"datasets.train of arm '{arm.name}'"] = arm.options.datasets.images
+    wanted: dict[str, ImagesOptions] = dict(datasets)
+    wanted |= {f"datasets.{key}": each for key, each in options.datasets.validation_images.items()}
     wanted |= {f"test.{name}": each for name, each in plan.study.test.items()}
     opened = {
         label: open_pictures(each, scale=options.scale, in_channels=options.network_g.in_channels)

@@ -152,7 +152,7 @@ def _run(arm: Arm, seed: int, root: Path) -> Run:
 
 def _arm(study: StudyOptions, name: str, options: RunOptions, reference: RunOptions) -> Arm:
     changes = changes_between(reference, options)
-    start = ("network_g", "path", "weight_init")
+    start = ("network_g", "path", "weight_init", "start")
     return Arm(
         name,
         options,
@@ -224,7 +224,11 @@ def _of_controls(study: StudyOptions, arms: Mapping[str, Arm]) -> list[str]:
     """What a reader will ask that this study cannot answer."""
     terms = {name: _terms(arm.options) for name, arm in arms.items()}
     looks_inside = [name for name, found in terms.items() if any(term in found for term in _FEATURE_LIKE)]
-    randoms = [name for name, arm in arms.items() if getattr(arm.options.objective, "random_teacher", ())]
+    randoms = [name for name, arm in arms.items() if getattr(arm.options.objective, "random_terms", ())]
+    begun = [name for name, arm in arms.items() if getattr(arm.options.objective, "start", "none") != "none"]
+    controls = [
+        name for name in begun if "start" in getattr(arms[name].options.objective, "random_teacher", ())
+    ]
     notes = []
     if looks_inside and set(looks_inside) == set(randoms):
         looks_inside = []
@@ -236,6 +240,11 @@ def _of_controls(study: StudyOptions, arms: Mapping[str, Arm]) -> list[str]:
         notes.append(
             f"no arm has a random teacher (distill.random_teacher), so a gain of {', '.join(looks_inside)} may come "
             "from the extra loss and not from the teacher's knowledge"
+        )
+    if begun and not controls:
+        notes.append(
+            f"no arm begins as a random teacher made small (distill.random_teacher: [start]), so a gain of "
+            f"{', '.join(begun)} may come from how the start was made and not from what the teacher learned"
         )
     again = any(arm.seeds != arms[study.reference_arm].seeds and not arm.changes for arm in arms.values())
     if not again:

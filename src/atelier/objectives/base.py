@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from atelier.archs.weights import StateFile
     from atelier.losses.module import Loss
 
 
@@ -77,11 +78,30 @@ class Guide:
         title: its key in the options, for messages.
         net: frozen, in evaluation mode.
         quality: what happens where it is no better than bicubic or than the network that shall learn.
+        above_student: whether it must be better than that network; not where that network begins as its copy.
     """
 
     title: str
     net: nn.Module
     quality: Literal["error", "warn", "off"]
+    above_student: bool = True
+
+
+@dataclass(frozen=True)
+class Heritage:
+    """What an objective wants the generator to begin as: a trained network made as small as the generator is.
+
+    Attributes:
+        title: whose weights they are, for messages.
+        key: the option that asks for it; setting it to ``none`` begins at random.
+        file: the weights.
+        real: False where they are drawn, not learned: a control, which need not be better than a random start.
+    """
+
+    title: str
+    key: str
+    file: StateFile
+    real: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,8 +139,11 @@ class Objective(ABC):
     """What one training step computes. Built by its options; holds no optimiser."""
 
     @abstractmethod
-    def parts(self, batch: TrainingBatch, step: int) -> Iterator[Part]:
-        """The parts of step ``step`` (counted from 1), in order; called under the trainer's autocast."""
+    def parts(self, batch: Any, step: int) -> Iterator[Part]:
+        """The parts of step ``step`` (counted from 1), in order; called under the trainer's autocast.
+
+        ``batch`` is what the run's data set gives: a :class:`TrainingBatch` for pictures.
+        """
 
     @property
     @abstractmethod
@@ -131,7 +154,7 @@ class Objective(ABC):
         """The roles whose optimiser steps at ``step``; all of them unless an objective says otherwise."""
         return self.roles
 
-    def preflight(self, batch: TrainingBatch) -> Findings:
+    def preflight(self, batch: Any) -> Findings:
         """Look at the first samples before a new run's first step, and leave nothing changed.
 
         Raises :class:`~atelier.errors.UserError` where training could not do what the options ask for.
@@ -198,6 +221,19 @@ class ObjectiveOptions(Component):
         averages and validation know the network alone.
         """
         return dict(nets)
+
+    @property
+    def begins_as(self) -> str | None:
+        """The option by which the generator begins as another network; None where nothing of the kind is asked for."""
+        return None
+
+    def heritage(self, setting: Setting) -> Heritage | None:
+        """What a new run's generator shall be made out of; None unless :attr:`begins_as` says so.
+
+        Raises:
+            UserError: the weights cannot be read, or are of another task.
+        """
+        return None
 
     @abstractmethod
     def build(

@@ -11,14 +11,14 @@ step (generator's, real, fake), as in the original; a joint real and fake pass w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from atelier.errors import UserError
 from atelier.losses.base import AdversarialLossOptions, LossOptions, Weight
-from atelier.losses.gan import scales
+from atelier.losses.gan import frozen, scales
 from atelier.losses.perceptual import PerceptualLossOptions
 from atelier.objectives.base import Objective, ObjectiveOptions, Part, TrainingBatch
 from atelier.objectives.terms import named_terms, part_of
@@ -154,7 +154,7 @@ class GanObjective(Objective):
             terms["ldl"] = _artefacts(*self._ldl, lq, out, plain)
         if self._judge is not None:
             net, gan = self._judge
-            with _unsynchronised(net), _frozen(net):
+            with _unsynchronised(net), frozen(net):
                 against = _logits_alone(net, real) if gan.relativistic else None
                 terms["gan"] = gan.generator(net(out), against)
         return terms
@@ -232,16 +232,3 @@ def _unsynchronised(net: nn.Module) -> AbstractContextManager[object]:
     no_sync = getattr(net, "no_sync", nullcontext)
     context: AbstractContextManager[object] = no_sync()
     return context
-
-
-@contextmanager
-def _frozen(net: nn.Module) -> Iterator[None]:
-    """Within it the weights take no part in the graph, so its backward pass leaves them without gradients."""
-    trained = [each for each in net.parameters() if each.requires_grad]
-    for each in trained:
-        each.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for each in trained:
-            each.requires_grad_(True)

@@ -15,8 +15,8 @@ def absent_data(options: RunOptions) -> list[str]:
     return _absent(
         (f"datasets.{name}.{key}", path)
         for name, data in sets.items()
-        for key in ("dataroot_gt", "dataroot_lq", "meta_info")
-        for path in _paths(getattr(data, key))
+        for key, paths in data.paths().items()
+        for path in paths
     )
 
 

@@ -22,9 +22,17 @@ from pydantic import (
 from atelier.archs.initialise_options import WeightInitOptions
 from atelier.archs.registry import DISCRIMINATORS, NETWORKS, DiscriminatorOptions, NetworkOptions
 from atelier.compress.options import InheritOptions
-from atelier.data.options import DATASETS, VAL_DATASETS, CacheOptions, TrainImagesOptions, ValImagesOptions
+from atelier.data.options import (
+    DATASETS,
+    VAL_DATASETS,
+    CacheOptions,
+    TrainImagesOptions,
+    TrainSetOptions,
+    ValImagesOptions,
+    ValSetOptions,
+)
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
-from atelier.errors import did_you_mean
+from atelier.errors import UserError, did_you_mean
 from atelier.losses.base import GAN_LOSSES, LOSSES, AdversarialLossOptions, LossOptions
 from atelier.metrics.options import METRICS, MetricOptions
 from atelier.objectives.base import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveOptions
@@ -43,8 +51,8 @@ Optimizer = Annotated[SerializeAsAny[OptimizerOptions], Registered(OPTIMIZERS, d
 Scheduler = Annotated[SerializeAsAny[SchedulerOptions], Registered(SCHEDULERS, default="constant")]
 Objective = Annotated[SerializeAsAny[ObjectiveOptions], Registered(OBJECTIVES, default=DEFAULT_OBJECTIVE)]
 Degradation = Annotated[SerializeAsAny[DegradationOptions], Registered(DEGRADATIONS)]
-TrainSet = Annotated[SerializeAsAny[TrainImagesOptions], Registered(DATASETS, default="images")]
-ValSet = Annotated[SerializeAsAny[ValImagesOptions], Registered(VAL_DATASETS, default="images")]
+TrainSet = Annotated[SerializeAsAny[TrainSetOptions], Registered(DATASETS, default="images")]
+ValSet = Annotated[SerializeAsAny[ValSetOptions], Registered(VAL_DATASETS, default="images")]
 LoadMode = Literal["strict", "flexible", "inherit"]
 
 
@@ -254,10 +262,27 @@ class DatasetsOptions(Options):
         return data
 
     @property
-    def validation(self) -> dict[str, ValImagesOptions]:
+    def validation(self) -> dict[str, ValSetOptions]:
         """All validation sets by their key, ``val`` first."""
         first = {"val": self.val} if self.val is not None else {}
         return first | dict(self.__pydantic_extra__ or {})
+
+    @property
+    def images(self) -> TrainImagesOptions:
+        """``train`` of a run on pictures; :class:`UserError` where this run trains on something else."""
+        if not isinstance(self.train, TrainImagesOptions):
+            raise UserError(f"this needs pictures to train on, but datasets.train.type is {self.train.type}")
+        return self.train
+
+    @property
+    def validation_images(self) -> dict[str, ValImagesOptions]:
+        """The validation sets of a run on pictures; :class:`UserError` where one holds something else."""
+        found = {}
+        for key, each in self.validation.items():
+            if not isinstance(each, ValImagesOptions):
+                raise UserError(f"this needs pictures to measure on, but datasets.{key}.type is {each.type}")
+            found[key] = each
+        return found
 
 
 class RunOptions(Options):
@@ -345,15 +370,7 @@ class RunOptions(Options):
                 f"network_g.{key} gives a x{network.scale} network, but scale is {self.scale}; make them equal"
             )
         train = self.datasets.train
-        if train.gt_size % self.scale:
-            raise ValueError(f"datasets.train.gt_size {train.gt_size} is no multiple of scale {self.scale}")
-        lq_size, multiple = train.gt_size // self.scale, network.size_multiple
-        if lq_size % multiple:
-            nearest = max(1, round(lq_size / multiple)) * multiple * self.scale
-            raise ValueError(
-                f"datasets.train.gt_size {train.gt_size} gives lq crops of {lq_size}, which windows of {multiple} do "
-                f"not divide; the nearest gt_size is {nearest}"
-            )
+        train.check_fit(self.scale, network.size_multiple)
         if train.batch_size_per_gpu % self.train.accumulate:
             raise ValueError(
                 f"datasets.train.batch_size_per_gpu {train.batch_size_per_gpu} cannot be split into "
@@ -362,6 +379,11 @@ class RunOptions(Options):
         if self.train.optim_g.type == "AdamWScheduleFree" and self.train.ema_decay > 0:
             raise ValueError(
                 "train.optim_g.type AdamWScheduleFree averages the weights itself; set train.ema_decay: 0"
+            )
+        if self.path.pretrain_network_g is not None and self.objective.begins_as is not None:
+            raise ValueError(
+                f"{self.objective.begins_as} and path.pretrain_network_g both say what network_g begins as; set "
+                f"{self.objective.begins_as}: none, or leave path.pretrain_network_g out"
             )
         if self.degradation is not None and not self._uses_degradation():
             raise ValueError(
@@ -415,16 +437,15 @@ class RunOptions(Options):
                 f"{self.network_g.out_channels}; make them equal"
             )
         try:
-            network.check_size(self.datasets.train.gt_size)
+            network.check_size(self.datasets.images.gt_size)
         except ValueError as error:
             raise ValueError(f"datasets.train.gt_size {error}") from None
         return self
 
     def _uses_degradation(self) -> bool:
         """Some set has clean pictures alone and no degradation of its own."""
-        sets = self.datasets.validation.values()
-        return self.datasets.train.dataroot_lq is None or any(
-            each.dataroot_lq is None and each.degradation is None for each in sets
+        return any(
+            each.needs_degradation for each in (self.datasets.train, *self.datasets.validation.values())
         )
 
     @property
@@ -471,7 +492,8 @@ class RunOptions(Options):
                 "degradation.noise_seed gives every training sample the same field of noise; it belongs into "
                 "datasets.val.degradation"
             )
-        for each in (self.degradation, *(data.degradation for data in self.datasets.validation.values())):
+        own = (getattr(data, "degradation", None) for data in self.datasets.validation.values())
+        for each in (self.degradation, *own):
             notes += each.notes() if each is not None else []
         if self.train.warmup_iter > self.train.total_iter:
             notes.append("train.warmup_iter is above total_iter: the full learning rate is never reached")

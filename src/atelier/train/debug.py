@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from atelier.data.options import TrainImagesOptions, TrainSetOptions
 from atelier.errors import RunStopped
 from atelier.options.schema import DatasetsOptions, RunOptions
 from atelier.train.checkpoint import CheckpointStore
@@ -58,13 +59,20 @@ def _datasets(options: RunOptions, on_cpu: bool) -> DatasetsOptions:
         for key, each in options.datasets.validation.items()
     }
     if on_cpu:
-        train, scale = options.datasets.train, options.scale
-        # Windows divide it, and the eighths that a U-Net halves its way down to.
-        multiple = math.lcm(options.network_g.size_multiple, 8)
-        lq_size = min(train.gt_size // scale, CPU_SIDE // multiple * multiple)
-        batch = min(train.batch_size_per_gpu, CPU_BATCH * options.train.accumulate)
-        changes["train"] = train.model_copy(update={"gt_size": lq_size * scale, "batch_size_per_gpu": batch})
+        batch = min(options.datasets.train.batch_size_per_gpu, CPU_BATCH * options.train.accumulate)
+        changes["train"] = _small(options).model_copy(update={"batch_size_per_gpu": batch})
     return options.datasets.model_copy(update=changes)
+
+
+def _small(options: RunOptions) -> TrainSetOptions:
+    """The training set with crops that the CPU can do."""
+    train, scale = options.datasets.train, options.scale
+    if not isinstance(train, TrainImagesOptions):
+        return train
+    # Windows divide it, and the eighths that a U-Net halves its way down to.
+    multiple = math.lcm(options.network_g.size_multiple, 8)
+    lq_size = min(train.gt_size // scale, CPU_SIDE // multiple * multiple)
+    return train.model_copy(update={"gt_size": lq_size * scale})
 
 
 def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
@@ -91,7 +99,7 @@ def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
         return ""
     checked = check_resume(short, folder)
     data = short.datasets.train
-    small = f" ({data.batch_size_per_gpu} crops of {data.gt_size}: small, for the CPU)" if on_cpu else ""
+    small = f" ({data.batch_size_per_gpu} {data.sample_size}: small, for the CPU)" if on_cpu else ""
     return (
         f"debug: {STEPS} steps{small}, validation, checkpoint and report work; {checked}. "
         f"Everything it wrote is in {folder.root}"

@@ -6,13 +6,13 @@ import time
 
 import torch
 
-from atelier.data.loader import TrainingData
+from atelier.data.stream import SampleStream
 
 
 class Pace:
     """Seconds per step and the share of them spent waiting for data, validation and saving left out."""
 
-    def __init__(self, iteration: int, data: TrainingData) -> None:
+    def __init__(self, iteration: int, data: SampleStream) -> None:
         self._data = data
         self._iteration = iteration
         self._start = time.monotonic()

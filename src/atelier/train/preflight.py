@@ -59,7 +59,7 @@ def _quality(
         f"{guide.title}: {metric.protocol} {values['guide']:.2f} on {PICTURES} or fewer validation pictures; "
         f"{plain} {values[plain]:.2f}, the student as it starts {values['student']:.2f}"
     )
-    for rival in (plain, "student"):
+    for rival in (plain, "student") if guide.above_student else (plain,):
         better = (
             values["guide"] > values[rival] if metric.higher_is_better else values["guide"] < values[rival]
         )

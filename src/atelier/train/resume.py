@@ -47,6 +47,7 @@ HARMLESS = (
 ADDED: dict[str, object] = {
     "degradation.run_on": "workers",
     "network_g.extra_residual": False,
+    "objective.start": "none",
     "path.inherit.rstb": "first",
 }
 

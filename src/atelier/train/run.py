@@ -11,8 +11,9 @@ from typing import Any
 
 from atelier.archs.load import options_of
 from atelier.archs.load_report import LoadReport
+from atelier.compress.solved import RULE, crops_for
 from atelier.data.batch import Batch
-from atelier.data.loader import TrainingData
+from atelier.data.stream import SampleStream
 from atelier.errors import RunStopped, UserError
 from atelier.evaluate.best import Best
 from atelier.evaluate.report import write_report
@@ -149,9 +150,12 @@ class _Run:
         data = self._training_data()
         self.pictures = len(data)
         validator = Validator(options, ranks, self.folder)
-        inherits = origin.start is not None and options.path.load == "inherit"
+        inherits = origin.start is not None and origin.start.mode(options.path.load) == "inherit"
         samples = first_samples(data) if inherits or options.objective.looks_ahead else None
         calibration = [samples.lq] if inherits and samples is not None else None
+        if origin.start is not None and origin.start.heritage is not None:
+            side = options.datasets.images.gt_size // options.scale
+            calibration = [first_samples(data, crops_for(side)).lq]
         trainer = Trainer(options, ranks, origin.start, calibration, data.fingerprint)
         past = {
             **options.model_dump(mode="json"),
@@ -200,12 +204,11 @@ class _Run:
             finally:
                 self.tracker.close()
 
-    def _training_data(self) -> TrainingData:
+    def _training_data(self) -> SampleStream:
         options, ranks = self.options, self.ranks
-        return TrainingData(
-            options.datasets.train,
+        return options.datasets.train.open(
             scale=options.scale,
-            degradation=options.effective_degradation.build(options.scale),
+            degradation=options.effective_degradation,
             seed=options.manual_seed,
             global_batch=self.global_batch,
             rank=ranks.rank,
@@ -266,6 +269,11 @@ class _Run:
         self._begin_gently(trainer, report)
         message = None
         assert origin.start is not None
+        heritage = origin.start.heritage
+        if heritage is not None:
+            rules = {each.rule for each in report.inherited.values()}
+            how = RULE if rules == {RULE} else "by the rules of path.inherit" if rules else "as it is"
+            self.beginnings.append(f"start: {heritage.title} made as small as network_g, {how}")
         former = options_of(origin.start.weights)
         told = task_difference(former, self.options.network_g)
         if told is not None:
@@ -276,7 +284,7 @@ class _Run:
                 alike = likeness(net, origin.start.weights, samples)
                 self.beginnings += [alike] if alike is not None else []
                 losses = start_losses(self.options, net, samples)
-                self.beginnings.append(check_start_losses(*losses, same_task=told is None))
+                self.beginnings.append(check_start_losses(*losses, same_task=told is None, heritage=heritage))
             except UserError as error:
                 message = str(error)
         self.ranks.agree_on_error(message)
@@ -337,7 +345,7 @@ class _Run:
             told = {"changes": list(origin.changes), "lines": self.beginnings}
             atomic_write(self.folder.load_report, json.dumps(trainer.start_report.to_json() | told, indent=1))
 
-    def _introduce(self, trainer: Trainer, data: TrainingData, restored: list[str]) -> None:
+    def _introduce(self, trainer: Trainer, data: SampleStream, restored: list[str]) -> None:
         options = self.options
         say = self.tracker.say
         net = trainer.nets["g"]
@@ -362,7 +370,7 @@ class _Run:
     def _loop(
         self,
         trainer: Trainer,
-        data: TrainingData,
+        data: SampleStream,
         validator: Validator,
         past: Mapping[str, Any],
         stop: StopRequest,

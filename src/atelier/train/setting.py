@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from atelier.data.options import TrainImagesOptions
 from atelier.objectives.base import Setting
 from atelier.options.schema import RunOptions
 
@@ -36,7 +37,7 @@ def setting_of(
         total_iter=options.train.total_iter,
         scale=options.scale,
         channels=(network.in_channels, network.out_channels),
-        lq_size=train.gt_size // options.scale,
+        lq_size=train.gt_size // options.scale if isinstance(train, TrainImagesOptions) else 0,
         device=device,
         several=world > 1,
         samples=train.batch_size_per_gpu * world,
@@ -48,7 +49,7 @@ def setting_of(
 
 def _plan(options: RunOptions, data: str) -> dict[str, Any]:
     train = options.datasets.train
-    made = options.effective_degradation if train.dataroot_lq is None else None
+    made = options.effective_degradation if train.needs_degradation else None
     return {
         "data": data,
         "sampling": train.model_dump(mode="json", exclude=_WHERE),

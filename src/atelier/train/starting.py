@@ -12,15 +12,19 @@ import torch
 from torch import nn
 
 from atelier.archs.load import load_state, options_of
+from atelier.archs.load_report import LoadMode
 from atelier.archs.network_options import NetworkOptions
 from atelier.archs.weights import StateFile, read_weights
+from atelier.compress.inherit import FAMILIES
 from atelier.data.batch import Batch
-from atelier.data.loader import TrainingData
+from atelier.data.stream import SampleStream
 from atelier.errors import UserError
+from atelier.objectives.base import Heritage
 from atelier.options.base import Options
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
 from atelier.train.checkpoint import Checkpoint
+from atelier.train.setting import setting_of
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,16 @@ class Start:
     Attributes:
         weights: of the network.
         average: of its average; None: the average starts as the network.
+        heritage: set where an objective asks for them: they are inherited, whatever ``path.load`` says.
     """
 
     weights: StateFile
     average: StateFile | None = None
+    heritage: Heritage | None = None
+
+    def mode(self, load: LoadMode) -> LoadMode:
+        """How they are loaded where ``path.load`` is ``load``."""
+        return "inherit" if self.heritage is not None else load
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,10 @@ def origin_of(options: RunOptions, checkpoint: Checkpoint | None) -> Origin:
     """
     path = options.path
     if checkpoint is None:
+        heritage = options.objective.heritage(setting_of(options, torch.device("cpu")))
+        if heritage is not None:
+            check_heritage(heritage, options)
+            return Origin(start=Start(heritage.file, heritage=heritage))
         start = given_start(options)
         if start is not None:
             check_task(options_of(start.weights), options, start.weights)
@@ -104,6 +118,18 @@ def check_task(old: NetworkOptions | None, options: RunOptions, file: StateFile)
             f"{file.path} {told}: another task. path.load=inherit or path.load=flexible takes over what the two "
             "networks have in common"
         )
+
+
+def check_heritage(heritage: Heritage, options: RunOptions) -> None:
+    """Raise :class:`UserError` where no rule makes ``network_g`` out of what the objective wants it to begin as."""
+    old, new = options_of(heritage.file), options.network_g
+    if old is not None and old.type == new.type and old.type in FAMILIES:
+        return
+    held = f"a {old.type}" if old is not None else "a network of another program"
+    raise UserError(
+        f"{heritage.key}: {heritage.title} is {held}, network_g a {new.type}; known is how to make a smaller one of "
+        f"the same type out of {' or '.join(FAMILIES)}. {heritage.key}=none begins at random"
+    )
 
 
 def task_difference(old: NetworkOptions | None, new: NetworkOptions) -> str | None:
@@ -174,11 +200,15 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def first_samples(data: TrainingData, count: int = 4) -> Batch:
+def first_samples(data: SampleStream, count: int = 4) -> Batch:
     """The first ``count`` samples of the run's plan (of this rank's share), the same at every start."""
     batches: list[Batch] = []
     have = 0
     for batch in data.batches(1, count):
+        if not isinstance(batch, Batch):
+            raise UserError(
+                "looking at the first samples needs pictures to train on; these samples hold other things"
+            )
         batches.append(batch)
         have += len(batch)
         if have >= count:
@@ -227,12 +257,22 @@ def likeness(net: nn.Module, former: StateFile, batch: Batch) -> str | None:
     return f"outputs against the older network's on {len(batch)} samples: {psnr}"
 
 
-def check_start_losses(inherited: float, random: float, *, same_task: bool = True) -> str:
+def check_start_losses(
+    inherited: float, random: float, *, same_task: bool = True, heritage: Heritage | None = None
+) -> str:
     """One line with both; a :class:`UserError` where what was inherited is no better than chance.
 
-    For another task the head is new, and its first output says little of the body: then the line only tells.
+    For another task the head is new, and its first output says little of the body: then the line only tells. So it does
+    for a start that is chance by design.
     """
     line = f"start loss on 4 samples: inherited {inherited:.4g}, random {random:.4g}"
+    if heritage is not None and not heritage.real:
+        return f"{line} (a control: nothing was learned)"
+    if not inherited < random and heritage is not None:
+        raise UserError(
+            f"{line}: {heritage.title} made as small as network_g is no better than a random start, so the run would "
+            f"only lose by it; {heritage.key}=none begins at random"
+        )
     if not inherited < random and not same_task:
         return f"{line} (the head is new: what counts here is the inherited body)"
     if not inherited < random:

@@ -22,7 +22,7 @@ from atelier.archs.load import load_state
 from atelier.archs.load_report import LoadReport
 from atelier.archs.weights import read_weights, save_weights
 from atelier.compress.start import start_from
-from atelier.data.batch import Batch
+from atelier.data.stream import StepBatch
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
 from atelier.randomness import Streams
@@ -51,7 +51,7 @@ class Trainer:
         options: the run.
         ranks: this process among all of them.
         start: weights the generator begins with, loaded as ``path.load`` says; None: freshly drawn ones.
-        calibration: inputs [N, C, H, W] for ``path.inherit.calibrate``.
+        calibration: inputs [N, C, H, W] for ``path.inherit.calibrate``, and for a start that is solved.
         data: the training data's fingerprint, which an objective may need to know its answers again.
     """
 
@@ -110,17 +110,28 @@ class Trainer:
 
     def _begin_with(self, start: Start, calibration: Sequence[Tensor] | None) -> LoadReport:
         path = self.options.path
-        return start_from(
+        report = start_from(
             self.nets["g"],
             start.weights,
-            mode=path.load,
+            mode=start.mode(path.load),
             average=start.average,
             average_net=self.ema.net if self.ema is not None else None,
             average_mode=path.load_ema,
             options=path.inherit,
             min_loaded=path.min_loaded,
             calibration=calibration,
+            solve=start.heritage is not None,
+            quiet=not self.ranks.first,
         )
+        self._as_on_first_rank()
+        return report
+
+    def _as_on_first_rank(self) -> None:
+        """What was measured on a rank's own samples is the first rank's everywhere, the average included."""
+        if self.ranks.world > 1:
+            for net in (self.nets["g"], *([self.ema.net] if self.ema is not None else [])):
+                for tensor in net.state_dict().values():
+                    torch.distributed.broadcast(tensor, 0)
 
     def _adversarial(self) -> dict[str, Any]:
         """What an objective is handed only where the run has it, so that others need not know of it."""
@@ -176,7 +187,7 @@ class Trainer:
 
     # one step
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: StepBatch) -> None:
         """Train on this rank's share of step ``iteration + 1``.
 
         Nothing here waits for the device: losses are added up where they are and read at the next print.
@@ -205,7 +216,7 @@ class Trainer:
         began, steps = self.rise
         return min(1.0, (step - began) / steps)
 
-    def _micro_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def _micro_step(self, batch: StepBatch, step: int) -> dict[str, Tensor]:
         """Forward and backward of one micro-batch; the gradients stay in the parameters."""
         if self.options.train.channels_last:
             batch = batch.to(memory_format=torch.channels_last)

@@ -41,7 +41,7 @@ class Validator:
     def __init__(self, options: RunOptions, ranks: Ranks, folder: RunFolder) -> None:
         self._options, self._ranks, self._folder = options, ranks, folder
         network = options.network_g
-        named = options.datasets.validation
+        named = options.datasets.validation_images
         self.sets = {
             _label(key, named): ValidationSet(
                 dataset,

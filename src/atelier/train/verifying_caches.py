@@ -147,7 +147,7 @@ def _caches(objective: DistillOptions, setting: Setting) -> list[PlanCache]:
     for place, each in enumerate(objective.teacher):
         if each.source == "plan_cache":
             teachers.append(read_teacher(each, setting, place))
-            if objective.random_teacher and place == 0:
+            if objective.random_terms and place == 0:
                 teachers.append(random_twin(teachers[0], each, setting, 0))
     kinds: list[Kind] = ["lq"]
     terms = objective.terms.upcycle
@@ -158,7 +158,7 @@ def _caches(objective: DistillOptions, setting: Setting) -> list[PlanCache]:
 
 
 def _data(options: RunOptions, world: int, device: torch.device, quiet: bool) -> TrainingData:
-    train = options.datasets.train
+    train = options.datasets.images
     return TrainingData(
         train.model_copy(update={"num_worker_per_gpu": 0}),
         scale=options.scale,

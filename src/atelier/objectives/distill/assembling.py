@@ -127,7 +127,7 @@ def _faculties(
     pairs: Sequence[tuple[int, int]],
 ) -> dict[Side, Faculty]:
     """The real teachers where a term learns from them, their untrained twin where one is named in random_teacher."""
-    random = set(options.random_teacher)
+    random = options.random_terms
     places = sorted({theirs - 1 for theirs, _ in pairs})
     order = [places.index(theirs - 1) for theirs, _ in pairs]
     found: dict[Side, Faculty] = {}

@@ -123,8 +123,9 @@ class DistillObjective(Objective):
         if self.apprentice is None:
             return ()
         real = self.apprentice.school.faculties.get("real")
+        copied = self.options.start == "teacher" and "start" not in self.options.random_teacher
         return [
-            Guide(teacher.title, teacher.net, teacher.options.quality_check)
+            Guide(teacher.title, teacher.net, teacher.options.quality_check, above_student=not copied)
             for teacher in (real.teachers if real is not None else [])
         ]
 

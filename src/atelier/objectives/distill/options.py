@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 
 from atelier.errors import did_you_mean
 from atelier.losses.base import AdversarialLossOptions, LossOptions
-from atelier.objectives.base import Objective, ObjectiveOptions, Setting, built_losses
+from atelier.objectives.base import Heritage, Objective, ObjectiveOptions, Setting, built_losses
 from atelier.objectives.distill.recipes import DEFAULT_RECIPE, RECIPES, expand
 from atelier.objectives.distill.term_options import TermsOptions
 from atelier.options.base import Options
@@ -101,7 +101,12 @@ class DistillOptions(ObjectiveOptions):
         "mean", description="several teachers: how their outputs become one target; taps are the first one's"
     )
     random_teacher: tuple[str, ...] = Field(
-        (), description="terms whose teacher is an untrained twin: the control of a study"
+        (), description="terms, or start, whose teacher is an untrained twin: the control of a study"
+    )
+    start: Literal["none", "teacher"] = Field(
+        "none",
+        description="teacher: a new run's student begins as the first teacher made as small as it is (SRVGGNetCompact: "
+        "solved on the run's first samples; SwinIR: by the rules of path.inherit)",
     )
     cache: PlanCacheOptions = PlanCacheOptions()
     taps: TapsOptions = TapsOptions()
@@ -141,6 +146,11 @@ class DistillOptions(ObjectiveOptions):
         if recipe is None:
             if not data.get("teacher") or data.get("terms") is not None:
                 return data
+            if data.get("start") == "none":
+                raise ValueError(
+                    f"with start: none the default recipe {DEFAULT_RECIPE} takes nothing from the teacher; name terms "
+                    "or another recipe, for example recipe: feature@1"
+                )
             recipe = DEFAULT_RECIPE
         if not isinstance(recipe, str) or recipe not in RECIPES:
             known = did_you_mean(str(recipe), RECIPES)
@@ -155,15 +165,38 @@ class DistillOptions(ObjectiveOptions):
                 f"the terms {', '.join(active)} need a teacher: give distill.teacher a weight file, or use recipe "
                 "classic-none@1"
             )
+        if self.start == "teacher" and not self.teacher:
+            raise ValueError(
+                "start: teacher needs a teacher: give distill.teacher a weight file, or use recipe classic-none@1"
+            )
+        known = [*active, "start"] if self.start == "teacher" else [*active]
         for name in self.random_teacher:
-            if name not in active:
-                here = ", ".join(active) or "none"
+            if name not in known:
+                here = ", ".join(known) or "none"
                 raise ValueError(
-                    f"random_teacher names '{name}'{did_you_mean(name, active)}; terms here: {here}"
+                    f"random_teacher names '{name}'{did_you_mean(name, known)}; terms here: {here}"
                 )
         if self.combine == "separate" and len(self.teacher) > 1 and self.terms.response is None:
             raise ValueError("combine separate gives each teacher a response term; terms.response is missing")
         return self
+
+    @property
+    def begins_as(self) -> str | None:
+        """``distill.start`` where the student begins as its teacher made small."""
+        return "distill.start" if self.start == "teacher" else None
+
+    @property
+    def random_terms(self) -> frozenset[str]:
+        """The terms that learn from the untrained twin."""
+        return frozenset(self.random_teacher) - {"start"}
+
+    def heritage(self, setting: Setting) -> Heritage | None:
+        """The first teacher, or its untrained twin where ``random_teacher`` names ``start``."""
+        if self.start == "none":
+            return None
+        from atelier.objectives.distill.teacher import heritage_of
+
+        return heritage_of(self.teacher[0], setting, random="start" in self.random_teacher)
 
     def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:
         """The student together with its projectors: one module, so that ranks share the gradients of both.

@@ -52,9 +52,10 @@ RECIPES: dict[str, dict[str, Any]] = {
             "upcycle": {"loss": "l1", "tiles": 1, "p": 0.3, "weight": {"value": 0.2}},
         },
     },
+    "apprentice@1": {"mapping": "proportional", "start": "teacher", "terms": {}},
 }
 
-DEFAULT_RECIPE = "upcycle@1"
+DEFAULT_RECIPE = "apprentice@1"
 """Where the file names a teacher and neither a recipe nor a term."""
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from atelier.archs.compiling import compile_blocks
 from atelier.archs.facts import NetworkFacts
-from atelier.archs.load import load_network
+from atelier.archs.load import load_network, options_of
+from atelier.archs.weights import StateFile, read_weights
 from atelier.errors import RunStopped, UserError
 from atelier.files import sha256_of
-from atelier.objectives.base import Setting
+from atelier.objectives.base import Heritage, Setting
 from atelier.objectives.distill.options import TeacherOptions
 from atelier.randomness import Streams
 
@@ -143,22 +144,12 @@ def read_teacher(options: TeacherOptions, setting: Setting, place: int) -> Teach
         UserError: the file cannot be read, or the network has another scale or other channels than the run.
     """
     title = f"distill.teacher[{place}]"
-    if not options.weights.is_file():
-        raise UserError(
-            f"{title}.weights: {options.weights} does not exist; distill.teacher.{place}.weights=FILE names the teacher"
-        )
+    _require_file(options, place)
     loaded = load_network(options.weights, param_key=options.param_key)
     facts = loaded.facts
-    if facts.scale != setting.scale:
-        raise UserError(
-            f"{title}.weights: {options.weights} is a x{facts.scale} network ({facts.architecture}); the run is "
-            f"x{setting.scale}"
-        )
-    if (facts.in_channels, facts.out_channels) != setting.channels:
-        raise UserError(
-            f"{title}.weights: {options.weights} takes {facts.in_channels} and gives {facts.out_channels} channels; "
-            f"the student takes {setting.channels[0]} and gives {setting.channels[1]}"
-        )
+    _require_same_task(
+        options, setting, place, facts.architecture, facts.scale, (facts.in_channels, facts.out_channels)
+    )
     if facts.source != "atelier" and setting.lq_size % facts.size_multiple:
         raise UserError(
             f"{title}.weights: {facts.architecture} works in steps of {facts.size_multiple} pixels, the run's lq crops "
@@ -167,12 +158,65 @@ def read_teacher(options: TeacherOptions, setting: Setting, place: int) -> Teach
     return Teacher(loaded.net, facts, options, setting.device, sha256_of(options.weights), title)
 
 
+def _require_file(options: TeacherOptions, place: int) -> None:
+    if not options.weights.is_file():
+        raise UserError(
+            f"distill.teacher[{place}].weights: {options.weights} does not exist; "
+            f"distill.teacher.{place}.weights=FILE names the teacher"
+        )
+
+
+def _require_same_task(
+    options: TeacherOptions,
+    setting: Setting,
+    place: int,
+    architecture: str,
+    scale: int,
+    channels: tuple[int, int],
+) -> None:
+    title = f"distill.teacher[{place}].weights: {options.weights}"
+    if scale != setting.scale:
+        raise UserError(f"{title} is a x{scale} network ({architecture}); the run is x{setting.scale}")
+    if channels != setting.channels:
+        raise UserError(
+            f"{title} takes {channels[0]} and gives {channels[1]} channels; "
+            f"the student takes {setting.channels[0]} and gives {setting.channels[1]}"
+        )
+
+
+def heritage_of(options: TeacherOptions, setting: Setting, *, random: bool) -> Heritage:
+    """The first teacher's weights as what the student begins with; ``random``: those of its untrained twin.
+
+    Raises:
+        UserError: the file cannot be read, or the network has another scale or other channels than the run.
+    """
+    _require_file(options, 0)
+    file = read_weights(options.weights, options.param_key)
+    own = options_of(file)
+    title = f"distill.teacher[0] ({options.weights})"
+    if own is None:  # of another program: who makes the start knows whether it can be used
+        return Heritage(title, "distill.start", file)
+    _require_same_task(options, setting, 0, own.type, own.scale, (own.in_channels, own.out_channels))
+    if not random:
+        return Heritage(title, "distill.start", file)
+    net = own.build()
+    _draw_anew(net, setting.seed, 0)
+    drawn = StateFile(own.file_state(net.state_dict()), None, file.metadata)
+    return Heritage(f"an untrained twin of {title}", "distill.start", drawn, real=False)
+
+
 def random_twin(teacher: Teacher, options: TeacherOptions, setting: Setting, place: int) -> Teacher:
     """An untrained network of the teacher's architecture, drawn from the run's seed: what a control learns from."""
     title = f"distill.teacher[{place}] (random)"
     net = load_network(options.weights, param_key=options.param_key).net
+    _draw_anew(net, setting.seed, place)
+    digest = hashlib.sha256(f"random/{teacher.digest}/{setting.seed}".encode()).hexdigest()
+    return Teacher(net, teacher.facts, options, setting.device, digest, title)
+
+
+def _draw_anew(net: nn.Module, seed: int, place: int) -> None:
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(Streams(setting.seed, 0, place).torch_seed("random_teacher"))
+        torch.manual_seed(Streams(seed, 0, place).torch_seed("random_teacher"))
         for module in net.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
@@ -180,8 +224,6 @@ def random_twin(teacher: Teacher, options: TeacherOptions, setting: Setting, pla
             elif not list(module.children()):
                 for parameter in module.parameters(recurse=False):
                     nn.init.trunc_normal_(parameter, std=0.02)
-    digest = hashlib.sha256(f"random/{teacher.digest}/{setting.seed}".encode()).hexdigest()
-    return Teacher(net, teacher.facts, options, setting.device, digest, title)
 
 
 def fingerprint(net: nn.Module) -> str:
