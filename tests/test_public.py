@@ -5,6 +5,7 @@ from __future__ import annotations
 import atelier
 
 PUBLIC = {
+    "FusionLoss",
     "RestorationModel",
     "UserError",
     "archs",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atelier import archs, images, metrics
     from atelier.errors import UserError
+    from atelier.losses.fusion_loss import FusionLoss
     from atelier.options.read import load_run_options
     from atelier.restore.model import RestorationModel, load_model
     from atelier.train.run import train
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "FusionLoss",
     "RestorationModel",
     "UserError",
     "archs",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FusionLoss": "atelier.losses.fusion_loss",
     "RestorationModel": "atelier.restore.model",
     "UserError": "atelier.errors",
     "load_model": "atelier.restore.model",

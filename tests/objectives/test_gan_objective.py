@@ -155,7 +155,7 @@ def test_the_separation_tests_have_teeth(batch, monkeypatch, mutation) -> None:
     from contextlib import nullcontext
 
     if mutation == "nothing is frozen":
-        monkeypatch.setattr("atelier.objectives.gan._frozen", nullcontext)
+        monkeypatch.setattr("atelier.objectives.gan.frozen", nullcontext)
     else:
         monkeypatch.setattr(Tensor, "detach", lambda self: self)
     with pytest.raises((AssertionError, RuntimeError)):

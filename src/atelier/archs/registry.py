@@ -23,6 +23,7 @@ DISCRIMINATORS: Registry[DiscriminatorOptions] = Registry(
     "discriminator",
     {
         "UNetDiscriminatorSN": "atelier.archs.unet_discriminator_options:UNetDiscriminatorSNOptions",
+        "ColourDiscriminatorSN": "atelier.archs.colour_discriminator_options:ColourDiscriminatorSNOptions",
         "VGGStyleDiscriminator": "atelier.archs.vgg_discriminator_options:VGGStyleDiscriminatorOptions",
     },
 )

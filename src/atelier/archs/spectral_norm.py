@@ -12,7 +12,7 @@ _EPS = 1e-12
 
 
 class SpectralConv2d(nn.Module):
-    """A convolution without bias whose kernel, as a matrix [out, in·k·k], is kept at spectral norm about 1.
+    """A convolution whose kernel, as a matrix [out, in·k·k], is kept at spectral norm about 1; without bias by default.
 
     The singular value is estimated by one step of power iteration at each forward pass in training mode; the vectors
     ``weight_u`` [out] and ``weight_v`` [in·k·k] are buffers, so they belong to the state that an exact resume needs.
@@ -22,11 +22,24 @@ class SpectralConv2d(nn.Module):
     weight_u: Tensor
     weight_v: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 1,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.padding = stride, padding
         self.weight_orig = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.weight_orig, a=math.sqrt(5))  # as nn.Conv2d
+        if bias:
+            bound = 1 / math.sqrt(in_channels * kernel_size**2)
+            self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound))  # as nn.Conv2d
+        else:
+            self.register_parameter("bias", None)
         self.register_buffer("weight_u", _unit(torch.randn(out_channels)))
         self.register_buffer("weight_v", _unit(torch.randn(in_channels * kernel_size**2)))
 
@@ -49,8 +62,8 @@ class SpectralConv2d(nn.Module):
             return self.weight_orig / sigma
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, H, W] to [B, out, H / stride, W / stride] (padding 1)."""
-        return F.conv2d(x, self.normalised_weight(), stride=self.stride, padding=1)
+        """[B, in, H, W] to [B, out, h, w]; with padding 1 and kernel 3 or (stride 2) 4, h = H / stride."""
+        return F.conv2d(x, self.normalised_weight(), self.bias, stride=self.stride, padding=self.padding)
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ average (Jolicoeur-Martineau, ICLR 2019; used by ESRGAN, ECCVW 2018).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
@@ -15,7 +16,7 @@ from pydantic import model_validator
 from atelier.losses.base import AdversarialLossOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     #: One tensor; or one entry a scale, each a tensor or a list of features whose last tensor counts.
     Logits = Tensor | Sequence[Tensor | Sequence[Tensor]]
@@ -145,3 +146,16 @@ def _mean(terms: Sequence[Tensor]) -> Tensor:
     for each in terms[1:]:
         total = total + each
     return total / len(terms)
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Within it the weights take no part in the graph, so its backward pass leaves them without gradients."""
+    trained = [each for each in net.parameters() if each.requires_grad]
+    for each in trained:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in trained:
+            each.requires_grad_(True)
