@@ -244,7 +244,7 @@ def test_a_worker_that_dies_ends_the_run_with_its_reason(tmp_path, make_folder, 
     data = open_data(tmp_path / "gt", num_worker_per_gpu=1)
     batches = data.batches(1, 10**6)
     next(batches)
-    os.kill(data._running._workers[0].pid, signal.SIGKILL)
+    os.kill(data._stepper._running._workers[0].pid, signal.SIGKILL)
     with pytest.raises(RunStopped, match="a loader process died"):
         for _ in batches:
             pass

@@ -363,3 +363,26 @@ def test_unknown_key_and_unknown_name():
         AdamOptions(momentum=0.9)
     with pytest.raises(UserError, match="did you mean 'AdamW'"):
         OPTIMIZERS.options_class("adamw")
+
+
+def test_groups_keep_the_settings_and_take_their_own_rates() -> None:
+    from atelier.objectives.base import ParameterGroup
+    from atelier.train.optimizers import OPTIMIZERS, split_groups
+
+    first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    options = OPTIMIZERS.options_class("AdamW")(type="AdamW", lr=1e-3, weight_decay=0.1)
+    optimizer = split_groups(
+        options.build([first, second], torch.device("cpu")),
+        [ParameterGroup("slow", [first], 0.1), ParameterGroup("fast", [second])],
+    )
+    for group in optimizer.param_groups:
+        assert group["weight_decay"] == 0.1
+        group["lr"] = 1e-3 * group["rate"]
+    for parameter in (first, second):
+        parameter.grad = torch.ones(2)
+    optimizer.step()
+    moved = [1 - float(each[0].detach()) for each in (first, second)]
+    assert moved[0] == pytest.approx(0.1 * moved[1], rel=1e-3)
+    again = torch.optim.AdamW([{"params": [first]}, {"params": [second]}])
+    again.load_state_dict(optimizer.state_dict())
+    assert [group["name"] for group in again.param_groups] == ["slow", "fast"]

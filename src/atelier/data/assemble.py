@@ -14,6 +14,7 @@ from atelier.data.packed import Clean, Packed, pack
 from atelier.data.plan import SampleDraw, SamplePlan
 from atelier.data.shards import Reader
 from atelier.data.sources import Shape
+from atelier.data.stepping import Failure
 from atelier.degrade.base import Degradation, Pixels, to_float
 from atelier.errors import UserError
 from atelier.randomness import Streams
@@ -30,13 +31,6 @@ class Assembled(NamedTuple):
     gt: torch.Tensor
     lq: torch.Tensor
     samples: list[str]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A user's error on its way out of a loader process."""
-
-    message: str
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,14 @@
-"""Training batches: the plan's samples, prepared ahead by worker processes and brought to the device.
-
-Workers are started by a *fork server*: a process that has imported torch and nothing else happens in. Plain ``fork``
-would copy a process whose OpenMP, OpenCV and CUDA threads do not exist in the copy (it hangs at the first parallel
-loop); ``spawn`` would import torch once per worker (seconds of CPU each). The server imports once, while the network
-is being built, and forks workers in milliseconds.
-As with ``spawn``, a Python script that trains with workers needs ``if __name__ == "__main__":``.
-"""
+"""Training batches: the plan's samples, prepared ahead by worker processes and brought to the device."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
-import warnings
 from collections.abc import Iterator
-from multiprocessing import connection
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from atelier.data.assemble import Assembled, Assembler, Failure
+from atelier.data.assemble import Assembled, Assembler
 from atelier.data.batch import Batch
 from atelier.data.options import CacheOptions, TrainImagesOptions
 from atelier.data.packed import Packed, degrade_packed
@@ -31,8 +16,9 @@ from atelier.data.pairs import header_shapes, open_pictures
 from atelier.data.plan import SamplePlan
 from atelier.data.shards import ShardCache
 from atelier.data.sources import Shape, Source
+from atelier.data.stepping import Stepper
 from atelier.degrade.base import Degradation
-from atelier.errors import RunStopped, UserError
+from atelier.errors import UserError
 
 __all__ = ["Batch", "TrainingData"]
 
@@ -78,8 +64,7 @@ class TrainingData:
         check_sizes(options, scale=scale, global_batch=global_batch, rank=rank, world=world)
         self.options, self.scale, self.device = options, scale, torch.device(device)
         self.wait_s = 0.0
-        self._workers = options.workers
-        self._context = _start_server() if self._workers else None
+        stepper: Stepper[Assembled | Packed] = Stepper(options, pin=self.device.type == "cuda")
         shards = ShardCache(cache or CacheOptions(), quiet=quiet)
 
         def shapes(source: Source) -> list[Shape | UserError]:
@@ -119,7 +104,7 @@ class TrainingData:
             share=range(rank * share, (rank + 1) * share),
             grey_from=options.grey_from,
         )
-        self._running: Iterator[Assembled | Packed | Failure] | None = None
+        self._stepper = stepper
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -143,59 +128,18 @@ class TrainingData:
         if first_step > last_step:
             return
         start = time.perf_counter()
-        self._running = running = self._assembled(range(first_step, last_step + 1))
-        try:
-            while self._running is running:
-                share = self._next(running)
-                if share is None:
-                    return
-                batch = self._on_device(share)
-                self.wait_s += time.perf_counter() - start
-                yield batch
-                start = time.perf_counter()
-        finally:
-            del running
-            self._running = None
+        for share in self._stepper.shares(self.assembler, range(first_step, last_step + 1)):
+            batch = self._on_device(share)
+            self.wait_s += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
     def close(self) -> None:
         """End the workers and let go of the shards."""
-        self._running = None
+        self._stepper.stop()
         self.assembler.gt.close()
         if self.assembler.lq is not None:
             self.assembler.lq.close()
-
-    def _assembled(self, steps: range) -> Iterator[Assembled | Packed | Failure]:
-        if not self._workers:
-            return map(self.assembler.__getitem__, steps)
-        with warnings.catch_warnings():
-            # torch warns of more workers than cores; the number is the user's own.
-            warnings.filterwarnings("ignore", message=".*worker processes in total")
-            loader: DataLoader[Assembled | Packed | Failure] = DataLoader(
-                _Steps(self.assembler),
-                batch_size=None,
-                sampler=steps,
-                num_workers=min(self._workers, len(steps)),
-                multiprocessing_context=self._context,
-                prefetch_factor=self.options.prefetch,
-                pin_memory=self.options.pin_memory and self.device.type == "cuda",
-                worker_init_fn=_settle_worker,
-            )
-            return iter(loader)
-
-    def _next(self, running: Iterator[Assembled | Packed | Failure]) -> Assembled | Packed | None:
-        try:
-            share = next(running, None)
-        except (RuntimeError, OSError, EOFError) as error:
-            # torch says so in words; a worker that dies while it hands a tensor over leaves a broken connection.
-            if not self._workers or (isinstance(error, RuntimeError) and "worker" not in str(error)):
-                raise
-            raise RunStopped(
-                f"data set '{self.options.name}': a loader process died ({str(error) or type(error).__name__}); often "
-                "memory ran out: lower num_worker_per_gpu or prefetch"
-            ) from error
-        if isinstance(share, Failure):
-            raise UserError(share.message)
-        return share
 
     def _on_device(self, share: Assembled | Packed) -> Batch:
         """Copy to the device, and degrade there what is to be degraded there, on a stream of its own beside the step
@@ -241,44 +185,3 @@ def check_sizes(
         raise UserError(f"a global batch of {global_batch} samples cannot be shared evenly by {world} ranks")
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} of {world}")
-
-
-class _Steps(Dataset[Assembled | Packed | Failure]):
-    """The assembler as torch's loader wants to see it; indexed by step."""
-
-    def __init__(self, assembler: Assembler) -> None:
-        self.assembler = assembler
-
-    def __getitem__(self, step: int) -> Assembled | Packed | Failure:
-        return self.assembler[step]
-
-
-def _start_server() -> Any:
-    """The context that workers are started in; begins importing torch in the fork server at once."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["atelier.data.loader"])
-    forkserver.ensure_running()
-    return context
-
-
-def _settle_worker(worker: int) -> None:
-    """Inside a new worker: one thread, deaf to Ctrl-C (the main process decides), and gone when its parent is."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # torch watches the parent's process id, which is the fork server's here; a killed trainer would leave
-        # its workers behind.
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)

@@ -63,6 +63,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn at a rate of their own.
+
+    Attributes:
+        name: for logs and messages.
+        parameters: each belongs to one group.
+        rate: multiplies the role's learning rate.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
 class Findings:
     """What an objective saw on the first batch: lines for the log, and what is probably not meant."""
 
@@ -221,6 +236,10 @@ class ObjectiveOptions(Component):
         averages and validation know the network alone.
         """
         return dict(nets)
+
+    def groups(self, role: str, net: nn.Module, lr: float) -> Sequence[ParameterGroup]:
+        """The groups that a role's optimiser steps, of what :meth:`trained` gave for it; ``lr`` is the role's rate."""
+        return (ParameterGroup(role, [each for each in net.parameters() if each.requires_grad]),)
 
     @property
     def begins_as(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+    from atelier.objectives.base import ParameterGroup
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -132,6 +134,22 @@ OPTIMIZERS: Registry[OptimizerOptions] = Registry(
         "AdamWScheduleFree": "atelier.train.optimizers:AdamWScheduleFreeOptions",
     },
 )
+
+
+def split_groups(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> Optimizer:
+    """``optimizer``, whose parameters are those of ``groups`` in order, with one group of its own for each of them.
+
+    A group keeps the optimiser's settings; its ``rate`` multiplies what the schedule says. One group stays as it is.
+    """
+    if len(groups) == 1 and groups[0].rate == 1.0:
+        return optimizer
+    (whole,) = optimizer.param_groups
+    shared = {key: value for key, value in whole.items() if key != "params"}
+    optimizer.param_groups[:] = [
+        {"params": list(group.parameters), **shared, "name": group.name, "rate": group.rate}
+        for group in groups
+    ]
+    return optimizer
 
 
 def guarded_step(optimizer: Optimizer, skip: Tensor | None = None) -> None:

@@ -34,7 +34,7 @@ from atelier.train.health import Health
 from atelier.train.kair_checkpoint import write_kair_files
 from atelier.train.meters import Meters
 from atelier.train.moments import Moments, carry_moments
-from atelier.train.optimizers import averaged_weights, guarded_step
+from atelier.train.optimizers import averaged_weights, guarded_step, split_groups
 from atelier.train.regularizers import apply_regularizer
 from atelier.train.setting import setting_of
 from atelier.train.starting import Start
@@ -98,8 +98,12 @@ class Trainer:
         self.schedules: dict[str, Callable[[int], float]] = {}
         for role, net in self.learners.items():
             optimizer_options = train.optimizer_of(role)
-            self.optimizers[role] = optimizer_options.build(
-                [each for each in net.parameters() if each.requires_grad], ranks.device
+            groups = options.objective.groups(role, net, optimizer_options.lr)
+            self.optimizers[role] = split_groups(
+                optimizer_options.build(
+                    [each for group in groups for each in group.parameters], ranks.device
+                ),
+                groups,
             )
             self.schedules[role] = train.scheduler.build(
                 optimizer_options.lr, train.total_iter, train.warmup_iter
@@ -197,7 +201,7 @@ class Trainer:
         torch.manual_seed(Streams(self.options.manual_seed, step, self.ranks.rank).torch_seed("network"))
         for role, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self.schedules[role](step) * self._risen(step, role)
+                group["lr"] = self.schedules[role](step) * self._risen(step, role) * group.get("rate", 1.0)
             optimizer.zero_grad(set_to_none=True)
         accumulate = self.options.train.accumulate
         terms: dict[str, Tensor] = {}
