@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from atelier.errors import UserError
+from atelier.metrics.measured import Measured
 from atelier.metrics.options import Metric, MetricOptions
 
 if TYPE_CHECKING:
@@ -94,6 +95,33 @@ class Lpips:
                 # torchvision's next ReLU works in place, but on the next convolution's output, never on this one.
                 found.append(current)
         return found
+
+
+class MeanLpips:
+    """LPIPS averaged over frames, or the reason why it cannot be measured; arguments as :class:`Lpips`."""
+
+    def __init__(self, alexnet: Path | None = None, linear: Path | None = None) -> None:
+        self._network: Lpips | None = None
+        self._missing: str | None = None
+        self._sum, self._count = 0.0, 0
+        try:
+            self._network = Lpips(alexnet, linear)
+        except WeightsMissing as missing:
+            self._missing = "weights not available: " + str(missing).removeprefix("weights missing: ")
+
+    def add(self, restored: Tensor, gt: Tensor) -> None:
+        """Frames ``[N, 3, H, W]`` in [0, 1], sides of 32 and more; the network sees them in [-1, 1]."""
+        if self._network is not None:
+            self._sum += float(self._network(restored, gt).sum())
+            self._count += len(restored)
+
+    def result(self) -> Measured:
+        """The mean, or why there is none."""
+        if self._missing is not None:
+            return Measured(None, self._missing)
+        if self._count == 0:
+            return Measured(None, "no frames were measured")
+        return Measured(self._sum / self._count)
 
 
 def _unit(features: Tensor) -> Tensor:
