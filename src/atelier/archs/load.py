@@ -102,18 +102,6 @@ def load_whole(net: nn.Module, state_file: StateFile) -> LoadReport:
     return report
 
 
-def load_exactly(net: nn.Module, state_file: StateFile) -> LoadReport:
-    """Copy weights into a network that no other mode of loading exists for; every tensor must fit.
-
-    Raises:
-        UserError: naming what does not fit. Nothing was copied then.
-    """
-    report, values = compare(net, state_file)
-    _require_complete(report)
-    net.load_state_dict(values)
-    return report
-
-
 def compare(
     net: nn.Module, file: StateFile, mode: LoadMode = "strict"
 ) -> tuple[LoadReport, dict[str, Tensor]]:

@@ -54,12 +54,13 @@ class StateFile:
         return {key: tuple(value.shape) for key, value in self.state.items()}
 
 
-def read_weights(path: Path | str, param_key: str | None = None) -> StateFile:
+def read_weights(path: Path | str, param_key: str | None = None, *, also: tuple[str, ...] = ()) -> StateFile:
     """Read one set of weights.
 
     Args:
         path: ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors``.
         param_key: the entry to read; None: ``params_ema``, ``params``, ``state_dict``, or the file itself.
+        also: further entries to look for, under which another project's files keep their weights.
 
     Raises:
         UserError: the file is absent, damaged, holds code or no weights, or lacks ``param_key``.
@@ -82,7 +83,7 @@ def read_weights(path: Path | str, param_key: str | None = None) -> StateFile:
             )
         chosen: str | None = param_key
     else:
-        chosen = next((key for key in _KEYS if isinstance(content.get(key), Mapping)), None)
+        chosen = next((key for key in (*_KEYS, *also) if isinstance(content.get(key), Mapping)), None)
     if chosen is None:
         return StateFile(_named_tensors(content, path, None), None, {}, path)
     metadata = {
