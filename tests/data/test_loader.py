@@ -302,7 +302,7 @@ if __name__ == "__main__":
                         cache=CacheOptions(folder=sys.argv[2]), quiet=True)
     for step, batch in enumerate(data.batches(1, 10**9)):
         if step == 3:
-            print(*[worker.pid for worker in data._running._workers], flush=True)
+            print(*[worker.pid for worker in data._stepper._running._workers], flush=True)
 """
 
 
@@ -349,7 +349,7 @@ def test_workers_end_with_their_iteration(tmp_path, make_folder, open_data, endi
     workers = []
     for _ in data.batches(1, 4 if ending == "end" else 10**6):
         if not workers:
-            workers = list(data._running._workers)
+            workers = list(data._stepper._running._workers)
         elif ending == "break":
             break
         elif ending == "close":
