@@ -6,7 +6,10 @@ import atelier
 
 PUBLIC = {
     "FusionLoss",
+    "FusionSystem",
     "RestorationModel",
+    "SimpleFusionNet",
+    "UNetFusionNet",
     "UserError",
     "archs",
     "images",

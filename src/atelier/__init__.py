@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atelier import archs, images, metrics
+    from atelier.archs.fusion import SimpleFusionNet, UNetFusionNet
+    from atelier.colorize.system import FusionSystem
     from atelier.errors import UserError
     from atelier.losses.fusion_loss import FusionLoss
     from atelier.options.read import load_run_options
@@ -26,7 +28,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FusionLoss",
+    "FusionSystem",
     "RestorationModel",
+    "SimpleFusionNet",
+    "UNetFusionNet",
     "UserError",
     "archs",
     "images",
@@ -38,7 +43,10 @@ __all__ = [
 
 _HOMES = {
     "FusionLoss": "atelier.losses.fusion_loss",
+    "FusionSystem": "atelier.colorize.system",
     "RestorationModel": "atelier.restore.model",
+    "SimpleFusionNet": "atelier.archs.fusion",
+    "UNetFusionNet": "atelier.archs.fusion",
     "UserError": "atelier.errors",
     "load_model": "atelier.restore.model",
     "load_run_options": "atelier.options.read",

@@ -7,18 +7,51 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atelier.colorize.confidence import cycle_confidence, photometric_confidence
+    from atelier.colorize.flow import FlowBackend, FlowResult
+    from atelier.colorize.flow_options import FLOWS
+    from atelier.colorize.matcher import ExemplarMatcher, ReferenceCache
+    from atelier.colorize.matcher_options import EXEMPLARS
     from atelier.colorize.references import Anchor, References
+    from atelier.colorize.state import ClipFlow, SequenceOutput, SequenceState, Teacher
+    from atelier.colorize.system import FusionSystem, PreparedReferences
+    from atelier.colorize.system_options import FusionSystemOptions
 
 _HOME = {
+    "EXEMPLARS": "matcher_options",
+    "FLOWS": "flow_options",
     "Anchor": "references",
+    "ClipFlow": "state",
+    "ExemplarMatcher": "matcher",
+    "FlowBackend": "flow",
+    "FlowResult": "flow",
+    "FusionSystem": "system",
+    "FusionSystemOptions": "system_options",
+    "PreparedReferences": "system",
+    "ReferenceCache": "matcher",
     "References": "references",
+    "SequenceOutput": "state",
+    "SequenceState": "state",
+    "Teacher": "state",
     "cycle_confidence": "confidence",
     "photometric_confidence": "confidence",
 }
 
 __all__ = [
+    "EXEMPLARS",
+    "FLOWS",
     "Anchor",
+    "ClipFlow",
+    "ExemplarMatcher",
+    "FlowBackend",
+    "FlowResult",
+    "FusionSystem",
+    "FusionSystemOptions",
+    "PreparedReferences",
+    "ReferenceCache",
     "References",
+    "SequenceOutput",
+    "SequenceState",
+    "Teacher",
     "cycle_confidence",
     "photometric_confidence",
 ]
