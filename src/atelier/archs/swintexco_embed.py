@@ -67,8 +67,11 @@ class SwinEmbedNet(nn.Module):
             raise ValueError(
                 f"SwinEmbedNet needs sides that are multiples of {SIDE_MULTIPLE}, got {height}x{width}"
             )
-        stages = self.pretrained(picture)
-        return [F.interpolate(F.normalize(stage.float(), dim=1), scale_factor=2) for stage in stages]
+        # Outside autocast: the rounding of half precision would show in the matches (which divide it by 0.01), and
+        # these features cost little beside WarpNet.
+        with torch.autocast(picture.device.type, enabled=False):
+            stages = self.pretrained(picture.float())
+        return [F.interpolate(F.normalize(stage, dim=1), scale_factor=2) for stage in stages]
 
 
 def embed_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
