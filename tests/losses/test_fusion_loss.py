@@ -238,6 +238,21 @@ def test_validity_and_direction_reach_the_temporal_term() -> None:
     torch.testing.assert_close(by_confidence, temporal_loss(made.ab, made.flow, made.flow_conf))
 
 
+def test_motion_found_beforehand_brings_its_confidence() -> None:
+    from atelier.colorize.flow import FlowResult
+    from atelier.colorize.state import ClipFlow
+
+    lab = truth(1)
+    outputs, made = painted(lab)
+    expected = FusionLoss()(outputs, lab, made.flow_ab, made.flow_conf, flows=made.flow)
+    found = FusionLoss()(outputs, lab, made.flow_ab, flows=ClipFlow(made.flow, made.flow_conf))
+    torch.testing.assert_close(found, expected)
+    each = [FlowResult(made.flow[:, t], made.flow_conf[:, t], None) for t in range(FRAMES)]
+    torch.testing.assert_close(FusionLoss()(outputs, lab, made.flow_ab, flows=each), expected)
+    trusting = FusionLoss()(outputs, lab, made.flow_ab, flows=made.flow)
+    assert not torch.isclose(trusting, expected)
+
+
 def test_charbonnier_is_an_option() -> None:
     lab = truth(1)
     outputs, made = painted(lab)

@@ -7,6 +7,7 @@ import sys
 
 MODULES = (
     "atelier.losses",
+    "atelier.losses.colour_options",
     "atelier.losses.l1",
     "atelier.losses.perceptual",
     "atelier.losses.ssim",

@@ -124,10 +124,11 @@ class FusionLoss(nn.Module):
             outputs: the coloured frames, C = 3 or 2.
             frames_lab: the true frames, C = 3; the lightness of pictures comes from here.
             memflow_outputs: the previous colours along the flow, C = 3 or 2.
-            memflow_confs: how far they are trusted, C = 1, in [0, 1]; None: 1 everywhere.
+            memflow_confs: how far they are trusted, C = 1, in [0, 1]; None: what ``sequence`` or ``flows`` say, else 1.
             sequence: a system's output for the clip; ``flow``, ``flow_ab``, ``flow_conf`` and ``exemplar_ab`` are
                 taken from it where not given here.
-            flows: ``[B, T, 2, H, W]`` in pixels, entry 0 unread (a list, or what has it as ``flow``, will do).
+            flows: ``[B, T, 2, H, W]`` in pixels, entry 0 unread; or what has it as ``flow`` and perhaps ``confidence``;
+                or a list over frames of either.
             references: ``[B, R, 3, H, W]``, ``[B, 3, H, W]``, or what has this as ``lab`` and perhaps ``valid``.
             valid: where the flow is right, C = 1; the temporal term's mask instead of the confidence.
             direction: ``forward`` where the flow lies on the previous frame's grid (SwinTExCo's files).
@@ -270,10 +271,10 @@ def _gathered(
 
     fitting(ab, (2,), "outputs")
     carried = memflow_outputs if memflow_outputs is not None else getattr(sequence, "flow_ab", None)
-    confidence = memflow_confs if memflow_confs is not None else getattr(sequence, "flow_conf", None)
-    flow = flows if flows is not None else getattr(sequence, "flow", None)
-    if isinstance(flow, list | tuple):
-        flow = [getattr(each, "flow", each) for each in flow]
+    flow, confidence = _motion(flows)
+    flow = getattr(sequence, "flow", None) if flow is None else flow
+    for better in (getattr(sequence, "flow_conf", None), memflow_confs):
+        confidence = confidence if better is None else better
     conf = fitting(confidence, (1,), "memflow_confs")
     given = fitting(valid, (1,), "valid")
     pictures = getattr(references, "lab", references)
@@ -284,7 +285,7 @@ def _gathered(
     return _Clip(
         ab=ab,
         truth=truth,
-        flow=fitting(getattr(flow, "flow", flow), (2,), "flows"),
+        flow=fitting(flow, (2,), "flows"),
         flow_ab=fitting(carried, (3, 2), "memflow_outputs"),
         confidence=conf,
         mask=conf if given is None else given,
@@ -293,6 +294,15 @@ def _gathered(
         reference_valid=getattr(references, "valid", None),
         direction=direction,
     )
+
+
+def _motion(flows: Any) -> tuple[Any, Any]:
+    """Flow and confidence of what was given: a tensor, what has both as attributes, or a list over frames of either."""
+    if isinstance(flows, list | tuple) and not hasattr(flows, "flow"):
+        pairs = [_motion(each) for each in flows]
+        confidences = [confidence for _, confidence in pairs if confidence is not None]
+        return [flow for flow, _ in pairs], confidences if len(confidences) == len(pairs) else None
+    return getattr(flows, "flow", flows), getattr(flows, "confidence", None)
 
 
 def _needed(value: Tensor | None, term: str, source: str) -> Tensor:
