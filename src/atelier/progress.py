@@ -27,7 +27,7 @@ class _Lines:
     """One plain line every few seconds; used where output is a file or a pipe."""
 
     def __init__(
-        self, title: str, total: int, unit: str, stream: TextIO, done: int, every_s: float = 10.0
+        self, title: str, total: int | None, unit: str, stream: TextIO, done: int, every_s: float = 10.0
     ) -> None:
         self.title, self.total, self.unit, self.stream, self.every_s = title, total, unit, stream, every_s
         self.done = self.first = done
@@ -45,16 +45,19 @@ class _Lines:
     def write(self, now: float) -> None:
         elapsed = max(now - self.start, 1e-9)
         rate = (self.done - self.first) / elapsed
-        left = (self.total - self.done) / rate if rate else 0.0
         tail = f" · {self.note}" if self.note else ""
-        line = f"{self.title}: {self.done}/{self.total} {self.unit} ({rate:.1f} {self.unit}/s, {left:.0f} s left){tail}"
+        count, time_left = str(self.done), ""
+        if self.total is not None:
+            left = max(self.total - self.done, 0) / rate if rate else 0.0
+            count, time_left = f"{self.done}/{self.total}", f", {left:.0f} s left"
+        line = f"{self.title}: {count} {self.unit} ({rate:.1f} {self.unit}/s{time_left}){tail}"
         print(line, file=self.stream, flush=True)
 
 
 @contextmanager
 def progress(
     title: str,
-    total: int,
+    total: int | None,
     unit: str = "pictures",
     *,
     done: int = 0,
@@ -64,10 +67,11 @@ def progress(
     """Show progress of ``total`` pieces of work, of which ``done`` are finished already.
 
     A live bar appears when ``stream`` (default: standard error) is a terminal; otherwise plain lines, at most one
-    per ten seconds. ``quiet`` shows nothing (ranks other than 0, tests).
+    per ten seconds. ``total`` is None where it cannot be known (a pipe): count and rate are shown. ``quiet`` shows
+    nothing (ranks other than 0, tests).
     """
     stream = stream if stream is not None else sys.stderr
-    if quiet or total <= 0:
+    if quiet or (total is not None and total <= 0):
         yield _Silent()
         return
     if not stream.isatty():

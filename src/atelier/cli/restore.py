@@ -1,13 +1,20 @@
-"""``atelier restore``: a model over pictures and folders."""
+"""``atelier restore``: a model over pictures, folders and films."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from atelier.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from atelier.images.video_encode import Encoding
 
 # typer reads these annotations at run time; Optional[...] is the form all its versions understand.
 _Text = Optional[str]  # noqa: UP045
@@ -21,10 +28,21 @@ _DENOISING, _DENOISING_TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
 
 def restore(
     input: Annotated[
-        Path, typer.Option("-i", "--input", help="A picture or a folder (searched recursively).")
+        Path,
+        typer.Option(
+            "-i",
+            "--input",
+            help="A picture, a folder (searched recursively), a film, frames/%06d.png, or - (y4m).",
+        ),
     ],
     model: Annotated[
-        _Path, typer.Option("-m", "--model", "--model-path", help="Weights: .pth, .safetensors.")
+        _Path,
+        typer.Option(
+            "-m",
+            "--model",
+            "--model-path",
+            help="Weights (.pth, .safetensors), or an exported model (.onnx, .xml, .pt2).",
+        ),
     ] = None,
     model_name: Annotated[
         _Text,
@@ -44,7 +62,12 @@ def restore(
         _Path, typer.Option("--model-b", help="The other network of -dn: the same one with other weights.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of the results; for one picture also a file name.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder of the results, or a file for one picture or film; frames/%06d.png, or - (y4m).",
+        ),
     ] = Path("results"),
     outscale: Annotated[
         _Float,
@@ -93,10 +116,36 @@ def restore(
         _Text, typer.Option("--param-key", help="Entry of the weight file; default: params_ema, then params.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Repeat pictures that are done already.")
+        bool, typer.Option("--overwrite", help="Repeat what is done already; films begin anew.")
+    ] = False,
+    codec: Annotated[
+        _Text, typer.Option("--codec", help="Films: FFmpeg's encoder; default libx264, libvpx-vp9 for .webm.")
+    ] = None,
+    crf: Annotated[
+        _Float, typer.Option("--crf", help="Films: quality, smaller is better; default 18 for libx264.")
+    ] = None,
+    preset: Annotated[
+        _Text, typer.Option("--preset", help="Films: speed against size, as the encoder names it.")
+    ] = None,
+    pix_fmt: Annotated[
+        _Text,
+        typer.Option("--pix-fmt", help="Films: FFmpeg's pixel format; default: depth of the source, 4:2:0."),
+    ] = None,
+    segment: Annotated[
+        _Int, typer.Option("--segment", min=1, help="Films: frames that a stop can cost; default 250.")
+    ] = None,
+    rate: Annotated[
+        _Text,
+        typer.Option("--rate", help="Frames a second of numbered pictures, such as 24000/1001; default 25."),
+    ] = None,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Films: take what decodes of a damaged or cut-off file.")
     ] = False,
 ) -> None:
-    """Restore a picture or a folder. Exit code 1 when single pictures failed, 2 when nothing could be done."""
+    """Restore a picture, a folder or a film; a film that was stopped goes on with the same command.
+
+    Exit code 1 when single pictures failed, 2 when nothing could be done.
+    """
     if face_enhance:
         raise UserError(
             "--face_enhance is not done here: it needs GFPGAN's networks, which are not part of this program; leave it "
@@ -114,8 +163,27 @@ def restore(
         import_modules(plugin)
 
     from atelier.restore.folder import plan_jobs, restore_folder
+    from atelier.restore.video import plan_film
 
-    jobs = plan_jobs(input, output, suffix=suffix, ext=ext)
+    film = plan_film(str(input), str(output), suffix=suffix)
+    film_options = {
+        "--codec": codec,
+        "--crf": crf,
+        "--preset": preset,
+        "--pix-fmt": pix_fmt,
+        "--segment": segment,
+        "--rate": rate,
+        "--allow-damaged": allow_damaged or None,
+    }
+    given = [name for name, value in film_options.items() if value is not None]
+    if film is None and given:
+        raise UserError(f"{', '.join(given)}: for films only; {input} is read as pictures")
+    if film is not None and film.is_done() and not overwrite:
+        typer.echo(f"{film.target} is done already; --overwrite repeats it")
+        return
+    jobs = [] if film is not None else plan_jobs(input, output, suffix=suffix, ext=ext)
+    encoding = None if film is None else film_encoding(film.target, codec, crf, preset, pix_fmt)
+    frame_rate = parse_rate(rate)
 
     from atelier.restore.model import load_model
 
@@ -128,15 +196,19 @@ def restore(
     )
     upsampler = "network" if alpha_upsampler == "realesrgan" else alpha_upsampler
     restorer.check(outscale=outscale, alpha_upsampler=upsampler)
-    typer.echo(f"{weights}: {restorer.architecture} x{restorer.scale} on {restorer.device}")
+    # A film on standard output must not be mixed with words.
+    aside = film is not None and film.target == "-"
+    typer.echo(f"{weights}: {restorer.architecture} x{restorer.scale} on {restorer.device}", err=aside)
     if twin is not None:
-        typer.echo(f"mixed: {twin[1]:g} of it and {1 - twin[1]:g} of {twin[0]}")
+        typer.echo(f"mixed: {twin[1]:g} of it and {1 - twin[1]:g} of {twin[0]}", err=aside)
     elif weights.stem == _DENOISING:
         typer.echo(
-            "note: the network as it is; inference_realesrgan.py mixes it with its twin, as -dn 0.5 does here"
+            "note: the network as it is; inference_realesrgan.py mixes it with its twin, as -dn 0.5 does here",
+            err=aside,
         )
-    report = restore_folder(
-        lambda pixels, on_tile: restorer.restore(
+
+    def one(pixels: NDArray[Any], on_tile: Callable[[int, int], None]) -> NDArray[Any]:
+        return restorer.restore(
             pixels,
             tile=None if tile == -1 else tile,
             overlap=overlap,
@@ -144,13 +216,64 @@ def restore(
             alpha_upsampler=upsampler,
             pre_pad=pre_pad,
             on_tile=on_tile,
-        ),
-        jobs,
-        overwrite=overwrite,
-    )
+        )
+
+    if film is not None:
+        from atelier.files import sha256_of
+        from atelier.restore.video import restore_film
+
+        times = outscale if outscale is not None else restorer.scale
+        restored = restore_film(
+            one,
+            film,
+            lambda width, height: (max(int(width * times), 1), max(int(height * times), 1)),
+            encoding=encoding,
+            options={
+                "model": sha256_of(weights),
+                "mixed with": None if twin is None else [sha256_of(twin[0]), twin[1]],
+                "outscale": times,
+                "tile": tile,
+                "overlap": overlap,
+                "pre_pad": pre_pad,
+                "precision": restorer.precision,
+                "device": restorer.device.type,
+            },
+            segment=segment or 250,
+            rate=frame_rate,
+            allow_damaged=allow_damaged,
+            overwrite=overwrite,
+        )
+        typer.echo(f"{film.target}: {restored}", err=aside)
+        return
+    report = restore_folder(one, jobs, overwrite=overwrite)
     typer.echo(str(report), err=bool(report.failed))
     if report.failed:
         raise typer.Exit(1 if report.done or report.skipped else 2)
+
+
+def film_encoding(
+    target: str, codec: str | None, crf: float | None, preset: str | None, pix_fmt: str | None
+) -> Encoding:
+    """The encoding asked for; a codec that is missing is an error before a model is loaded."""
+    from atelier.images.video import require_av
+    from atelier.images.video_encode import Encoding, find_encoder
+
+    require_av("restoring a film")
+    usual = "libvpx-vp9" if Path(target).suffix.lower() == ".webm" else "libx264"
+    return Encoding(find_encoder(codec or usual), crf, preset, pix_fmt or "auto")
+
+
+def parse_rate(text: str | None) -> Fraction | None:
+    """Frames a second: ``25``, ``29.97`` or ``30000/1001``."""
+    if text is None:
+        return None
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"--rate {text}: a number such as 25, 23.976 or 24000/1001") from error
+    if not 0 < rate <= 1000:
+        raise UserError(f"--rate {text}: more than 0 and at most 1000 frames a second")
+    return rate
 
 
 def find_twin(

@@ -129,7 +129,7 @@ def transform_film(
 
     target_start = report.frames = target.frames_done
     total = source.facts.frames
-    with progress(title, max(total or 0, report.frames), "frames", done=report.frames, quiet=quiet) as bar:
+    with progress(title, total, "frames", done=report.frames, quiet=quiet) as bar:
         threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True) for work in (decode, encode)
         ]

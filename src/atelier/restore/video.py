@@ -1,0 +1,157 @@
+"""A model over a film: names, what was done already, and frames that stand still restored once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atelier.errors import UserError
+from atelier.images.video import PIPE, VIDEO_SUFFIXES, open_video
+from atelier.images.video_encode import Encoding
+from atelier.images.video_film import FilmReport, transform_film
+from atelier.images.video_frames import is_pattern
+from atelier.images.video_segments import CONTAINERS
+from atelier.images.video_targets import open_target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from atelier.images.video import VideoFrame
+    from atelier.restore.folder import RestorePixels
+
+
+@dataclass(frozen=True)
+class FilmJob:
+    """A film to read and where its result goes: files, ``-``, or patterns such as ``%06d.png``."""
+
+    source: str
+    target: str
+
+    def is_done(self) -> bool:
+        """Whether the result is there, whole, and not older than its source; pipes and pictures are always to do."""
+        target = Path(self.target)
+        if target.suffix.lower() not in CONTAINERS or not Path(self.source).is_file():
+            return False
+        return target.is_file() and target.stat().st_mtime >= Path(self.source).stat().st_mtime
+
+
+def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | None:
+    """What is read and written where ``source`` is a film; None where it is a picture or a folder of pictures.
+
+    A film is a file with a name of :data:`VIDEO_SUFFIXES`, ``-``, a pattern ``%06d.png``, or a folder of frames whose
+    ``output`` is a film, a pattern or ``-``. An ``output`` that is none of these is a folder: ``film.mp4`` becomes
+    ``output/film_out.mp4`` (``.mkv`` where its container cannot be written), ``in/%06d.png`` ``output/%06d.png``.
+
+    Raises:
+        UserError: no such file, a pipe into a folder, or a result over its source.
+    """
+    path = Path(source)
+    named = output == PIPE or is_pattern(output) or Path(output).suffix.lower() in VIDEO_SUFFIXES
+    if not (source == PIPE or is_pattern(source) or path.suffix.lower() in VIDEO_SUFFIXES or named):
+        return None
+    if source != PIPE and not is_pattern(source) and not path.exists():
+        raise UserError(f"input {source} does not exist")
+    if path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise UserError(
+            f"{source} is no film; known films: {', '.join(VIDEO_SUFFIXES)}, or a folder of frames"
+        )
+    if path.is_dir() and not named:
+        return None
+    if named:
+        target = output
+    elif source == PIPE:
+        raise UserError("a film from standard input needs a name: -o FILM.mp4, or -o - for standard output")
+    elif is_pattern(source):
+        target = str(Path(output) / path.name)
+    else:
+        kind = path.suffix if path.suffix.lower() in CONTAINERS else ".mkv"
+        target = str(Path(output) / f"{path.stem}{'_' + suffix if suffix else ''}{kind}")
+    if source != PIPE and Path(target).resolve() == path.resolve():
+        raise UserError(f"{source} would be overwritten by its own result; choose another -o or --suffix")
+    return FilmJob(source, target)
+
+
+@dataclass
+class RestoredFilm:
+    """What became of a film.
+
+    Attributes:
+        film: frames and times.
+        repeated: frames equal to the one before, which were not restored again.
+        damaged: frames that were left out or follow damage, where that is allowed.
+    """
+
+    film: FilmReport
+    repeated: int
+    damaged: int
+
+    def __str__(self) -> str:
+        lines = [str(self.film)]
+        if self.repeated:
+            lines.append(f"{self.repeated} frames equal the one before them and were not restored again")
+        if self.damaged:
+            lines.append(f"{self.damaged} places of the source are damaged; what decodes was restored")
+        return "\n".join(lines)
+
+
+def restore_film(
+    restore: RestorePixels,
+    job: FilmJob,
+    size: Callable[[int, int], tuple[int, int]],
+    *,
+    encoding: Encoding | None = None,
+    options: Mapping[str, Any] | None = None,
+    segment: int = 250,
+    rate: Fraction | None = None,
+    allow_damaged: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> RestoredFilm:
+    """Restore a film as a stream: no frames on disk, memory that does not grow with the length.
+
+    Decoding, restoring and encoding work at the same time. Stopped anywhere, the same call goes on and gives the
+    same bytes as one that was never stopped (see :class:`atelier.images.video_segments.VideoWriter`).
+
+    Args:
+        restore: pixels in, restored pixels out (``H×W×3``, uint8 or uint16).
+        size: from width and height of the source to those of the result.
+        options: plain values of all that decides the pictures (the model's digest, tile, ...).
+        rate: frames a second of numbered pictures (default 25).
+        allow_damaged: take what decodes of a source that is cut off or damaged.
+        overwrite: begin anew.
+        quiet: show no progress.
+
+    Raises:
+        UserError: bad input or output; finished segments stay.
+    """
+    source = open_video(job.source, rate=rate, allow_damaged=allow_damaged)
+    last: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    repeated = 0
+
+    def process(frame: VideoFrame, state: None) -> tuple[NDArray[Any], None]:
+        nonlocal repeated
+        if last and np.array_equal(last[0][0], frame.pixels):
+            repeated += 1
+        else:
+            last[:] = [(frame.pixels, restore(frame.pixels, lambda done, total: None))]
+        return last[0][1], state
+
+    try:
+        target = open_target(
+            job.target,
+            source,
+            size(source.facts.width, source.facts.height),
+            encoding,
+            options=options,
+            segment=segment,
+            overwrite=overwrite,
+        )
+        film = transform_film(source, target, process, None, title="Restoring", quiet=quiet)
+    finally:
+        source.close()
+    return RestoredFilm(film, repeated, len(getattr(source, "damaged", ())))
