@@ -82,7 +82,11 @@ class References:
             valid.append(F.pad(torch.ones_like(picture[:1], dtype=torch.bool), padding, value=False))
         mask = torch.stack(valid)[None]
         exemplars: list[Role] = ["exemplar" for _ in pictures]
-        return cls(torch.stack(lab)[None], tuple(exemplars if roles is None else roles), None if bool(mask.all()) else mask)
+        return cls(
+            torch.stack(lab)[None],
+            tuple(exemplars if roles is None else roles),
+            None if bool(mask.all()) else mask,
+        )
 
     @property
     def anchors(self) -> dict[int, int]:

@@ -30,7 +30,6 @@ def colour_sequence(
     return_memflow: bool,
 ) -> tuple[Any, SequenceState]:
     """What :meth:`FusionSystem.forward_sequence` does: (its result, the state after the last frame)."""
-    listed = not isinstance(frames_lab, Tensor)
     lightness = _lightness(frames_lab)
     outputs: list[SequenceOutput] = []
     for start, end, prepared in _runs(system, lightness, pictures, references):
@@ -43,7 +42,10 @@ def colour_sequence(
         for name in ("ab", "flow_ab", "flow_conf")
     )
     wholes = [torch.cat([lightness, ab], dim=2), torch.cat([lightness, flow_ab], dim=2), confidence]
-    results: list[Any] = [list(whole[0].unbind(0)) for whole in wholes] if listed else list(wholes)
+    results: list[Any] = list(wholes)
+    if not isinstance(frames_lab, Tensor):
+        single = frames_lab[0].ndim == 3
+        results = [list(whole[0] if single else whole.unbind(1)) for whole in wholes]
     return (tuple(results) if return_memflow else results[0]), state
 
 
@@ -58,10 +60,12 @@ def _lightness(frames: LabFrames) -> Tensor:
     if not frames:
         raise UserError("frames_lab has no frames")
     sizes = {tuple(frame.shape) for frame in frames}
-    if len(sizes) > 1 or len(next(iter(sizes))) != 3 or next(iter(sizes))[0] != 3:
+    first = next(iter(sizes))
+    if len(sizes) > 1 or len(first) not in (3, 4) or first[-3] != 3:
         shown = ", ".join(str(size) for size in sorted(sizes))
-        raise UserError(f"frames_lab must be [3, H, W] each, all of one size, given {shown}")
-    return torch.stack([frame[:1] for frame in frames])[None]
+        raise UserError(f"frames_lab must be [3, H, W] or [B, 3, H, W] each, all of one size, given {shown}")
+    batched = [frame if frame.ndim == 4 else frame[None] for frame in frames]
+    return torch.stack([frame[:, :1] for frame in batched], dim=1)
 
 
 def _runs(

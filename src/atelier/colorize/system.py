@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atelier.archs.fusion import average_colours
+from atelier.archs.load import load_whole
 from atelier.colorize.flow import FlowBackend
 from atelier.colorize.matcher import ExemplarMatcher, ReferenceCache
 from atelier.colorize.parts import resolve
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from atelier.archs.fusion_options import FusionOptions
+    from atelier.archs.load_report import LoadReport
+    from atelier.archs.weights import StateFile
     from atelier.colorize.flow_options import FlowOptions
     from atelier.colorize.matcher_options import ExemplarOptions
 
@@ -158,6 +161,20 @@ class FusionSystem(nn.Module):
             {"params": [p for p in part.parameters() if p.requires_grad], "name": name}
             for name, part in parts.items()
         ]
+
+    def load_matching(self, file: StateFile) -> LoadReport:
+        """Give SwinTExCo's matching network (``exemplar.nonlocal_net``) weights trained with a fusion network.
+
+        Raises:
+            UserError: the matcher has no such network, or tensors do not fit, by name.
+        """
+        net = getattr(self.exemplar, "nonlocal_net", None)
+        if not isinstance(net, nn.Module):
+            raise UserError(
+                f"{file.path} holds weights of SwinTExCo's matching network, but the exemplar is "
+                f"{type(self.exemplar).__name__}; use exemplar: swintexco"
+            )
+        return load_whole(net, file)
 
     def prepare(self, references: References) -> PreparedReferences:
         """Compute the references' features once; the result stands for ``references`` in :meth:`forward`."""
@@ -324,7 +341,8 @@ class FusionSystem(nn.Module):
         """Colour a list of frames or a batch of clips; begins anew unless a state is given.
 
         Args:
-            frames_lab: a list of ``[3, H, W]``, or a batch ``[B, T, 3, H, W]``, unit LAB; only the lightness is read.
+            frames_lab: a list over frames of ``[3, H, W]`` or ``[B, 3, H, W]``, or a batch ``[B, T, 3, H, W]``, in unit
+                LAB; only the lightness is read.
             frames_pil: not used; older scripts pass it.
             references_pil: one picture, or one for each frame: PIL images, or RGB tensors ``[3, h, w]`` (for a batch
                 also ``[B, 3, h, w]``) in [0, 1]. Those larger than the frame are made smaller.
@@ -333,8 +351,8 @@ class FusionSystem(nn.Module):
             state: what frames before left.
 
         Returns:
-            Unit LAB as a list of ``[3, H, W]``, or as a batch; with ``return_memflow`` the tuple of it, LAB with the
-            flow's colours, and confidences (``[1, H, W]`` each), in the same form.
+            Unit LAB in the form of ``frames_lab``; with ``return_memflow`` the tuple of it, LAB with the flow's
+            colours, and confidences (one channel), in the same form.
 
         Raises:
             UserError: frames or references that do not fit each other.
