@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from archs.golden import agrees, formula_state, golden, shapes_of
 from atelier.archs import memflow_blocks
@@ -186,6 +187,14 @@ def test_a_batch_of_two_is_two_batches_of_one() -> None:
             one = net(a[own], b[own])
             one = net(b[own], a[own], one.memory)
             torch.testing.assert_close(both.flow[own], one.flow, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_attention_never_makes_the_whole_matrix() -> None:
+    """The fused kernel takes the tensors as they come; where it cannot, torch raises here."""
+    net = formula_net(iterations=1)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        net(frame(1), frame(2), net(frame(0), frame(1)).memory)
 
 
 def test_both_ways_are_the_pair_and_its_opposite() -> None:
