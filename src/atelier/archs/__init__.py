@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from atelier.archs.compiling import compile_blocks
     from atelier.archs.dncnn import DnCNN, fold_batch_norm
     from atelier.archs.facts import NetworkFacts
+    from atelier.archs.fusion import ConfidenceAverage, FusionNet, SimpleFusionNet, UNetFusionNet
+    from atelier.archs.fusion_options import FUSIONS
+    from atelier.archs.fusion_vidnet import FusionNetV1
     from atelier.archs.load import LoadedNetwork, load_network, load_state
     from atelier.archs.load_report import LoadReport
     from atelier.archs.msrresnet import MSRResNet1
@@ -20,8 +23,12 @@ if TYPE_CHECKING:
     from atelier.archs.weights import StateFile, read_weights, save_weights, written_state
 
 _HOME = {
+    "FUSIONS": "fusion_options",
     "NETWORKS": "registry",
+    "ConfidenceAverage": "fusion",
     "DnCNN": "dncnn",
+    "FusionNet": "fusion",
+    "FusionNetV1": "fusion_vidnet",
     "LoadReport": "load_report",
     "LoadedNetwork": "load",
     "MSRResNet1": "msrresnet",
@@ -29,8 +36,10 @@ _HOME = {
     "NetworkOptions": "network_options",
     "RRDBNet": "rrdbnet",
     "SRVGGNetCompact": "compact",
+    "SimpleFusionNet": "fusion",
     "StateFile": "weights",
     "SwinIR": "swinir",
+    "UNetFusionNet": "fusion",
     "compile_blocks": "compiling",
     "fold_batch_norm": "dncnn",
     "load_network": "load",
@@ -41,8 +50,12 @@ _HOME = {
 }
 
 __all__ = [
+    "FUSIONS",
     "NETWORKS",
+    "ConfidenceAverage",
     "DnCNN",
+    "FusionNet",
+    "FusionNetV1",
     "LoadReport",
     "LoadedNetwork",
     "MSRResNet1",
@@ -50,8 +63,10 @@ __all__ = [
     "NetworkOptions",
     "RRDBNet",
     "SRVGGNetCompact",
+    "SimpleFusionNet",
     "StateFile",
     "SwinIR",
+    "UNetFusionNet",
     "compile_blocks",
     "fold_batch_norm",
     "load_network",
