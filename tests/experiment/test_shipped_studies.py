@@ -1,4 +1,4 @@
-"""The study that ships: its plan, and (slow) what it finds where the answer is known."""
+"""The studies that ship: its plan, and (slow) what it finds where the answer is known."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from atelier.options.read import load_run_options
 from support import REPOSITORY
 
 STUDY = REPOSITORY / "options" / "experiments" / "quick_cpu.yml"
+FRESH = REPOSITORY / "options" / "experiments" / "apprentice_cpu.yml"
 TEACHER = REPOSITORY / "options" / "distill" / "compact_teacher_x2.yml"
 
 
@@ -30,7 +31,7 @@ def test_the_base_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_study_needs_no_excuse(plan: Plan) -> None:
     assert plan.warnings == ()
-    assert len(plan.runs) == 66
+    assert len(plan.runs) == 60
     assert {arm.steps for arm in plan.arms.values()} == {1000}
 
 
@@ -63,32 +64,43 @@ def test_arms_with_a_known_answer_differ_as_declared(plan: Plan) -> None:
     }
 
 
-def test_arms_of_a_transferred_start_are_shown_as_such(plan: Plan) -> None:
+def test_arms_that_begin_as_their_teacher_are_shown_as_such(plan: Plan) -> None:
     other = {name for name, arm in plan.arms.items() if not arm.same_start}
-    assert other == {"transfer", "transfer_response", "transfer_gentle"}
+    assert other == {"apprentice", "apprentice_random"}
+
+
+def test_the_confirming_study_asks_the_same_of_fresh_seeds(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks, data, steps, measure and shared arms are those of the first study; no seed is."""
+    monkeypatch.chdir(REPOSITORY)
+    fresh = make_plan(load_study(FRESH))
+    assert fresh.warnings == ()
+    assert {*fresh.study.test} == {*plan.study.test} and fresh.study.test == plan.study.test
+    assert (fresh.study.primary, fresh.study.min_effect) == (plan.study.primary, plan.study.min_effect)
+    for name in set(fresh.arms) & set(plan.arms):
+        one, other = (each.arms[name].options.model_dump(mode="json") for each in (fresh, plan))
+        assert one == other
+    assert {"none", "apprentice", "apprentice_random", "null"} == set(fresh.arms) & set(plan.arms)
+
+    def seeds(of: Plan) -> set[int]:
+        return {seed for arm in of.arms.values() for seed in arm.seeds}
+
+    assert not seeds(fresh) & seeds(plan)
 
 
 @pytest.mark.slow
 def test_known_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from atelier.cli.main import app
     from atelier.train.run import train
 
     monkeypatch.chdir(tmp_path)
     train(load_run_options(TEACHER))
-    words = ["-o", "experiments/compact_start_x2.pth", "--num-feat", "12", "--num-conv", "3", "--sweeps", "2"]
-    made = CliRunner().invoke(
-        app, ["transfer", "experiments/compact_teacher_x2/models/net_g_1500.pth", *words]
-    )
-    assert made.exit_code == 0, made.output
     result = run(STUDY, jobs=2)
     assert result.complete and result.study is not None
     assert result.verdict("same") == "identical"
     assert result.verdict("null") == "not distinguishable"
     assert result.verdict("crippled") == "worse"
     contrasts = {(each["arm"], each["against"]): each["verdict"] for each in result.study["contrasts"]}
-    assert {result.verdict(name) for name in ("transfer", "transfer_response", "transfer_gentle")} == {
-        "better"
-    }
+    assert result.verdict("apprentice") == "better"
+    assert contrasts["apprentice", "apprentice_random"] == "better"
     assert contrasts["feature", "feature_random"] == contrasts["none", "crippled"] == "better"

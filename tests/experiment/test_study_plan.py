@@ -257,3 +257,13 @@ def test_options_of_a_run_survive_their_file(tmp_path: Path) -> None:
     again = load_run_options(tmp_path / "run.yml")
     assert json.dumps(again.model_dump(mode="json")) == json.dumps(run.options.model_dump(mode="json"))
     assert digest_of(again) == run.digest
+
+
+def test_an_arm_that_begins_as_its_teacher_is_shown_and_wants_its_control(tmp_path: Path) -> None:
+    begun = {"distill": {"recipe": "apprentice@1", "teacher": "t.pth"}}
+    plan = plan_of(tmp_path, arms={"none": {}, "begun": begun})
+    assert not plan.arms["begun"].same_start
+    assert any("no arm begins as a random teacher made small" in note for note in plan.warnings)
+    control = {"distill": begun["distill"] | {"random_teacher": ["start"]}}
+    plan = plan_of(tmp_path, arms={"none": {}, "begun": begun, "control": control})
+    assert not any("random teacher" in note for note in plan.warnings)

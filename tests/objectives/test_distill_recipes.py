@@ -17,7 +17,7 @@ from atelier.objectives.distill.recipes import DEFAULT_RECIPE, RECIPES
 from atelier.options.read import load_run_options
 
 GOLDEN = Path(__file__).parent / "recipes"
-KEYS = ("mapping", "combine", "projector_lr", "terms")
+KEYS = ("mapping", "combine", "projector_lr", "start", "terms")
 
 
 def resolved(**given: Any) -> dict[str, Any]:
@@ -30,7 +30,9 @@ def test_a_published_recipe_never_changes(name: str) -> None:
     """A difference here means: publish the new one as name@n+1, with its study."""
     golden = json.loads((GOLDEN / f"{name}.json").read_text())
     now = resolved(recipe=name)
-    assert {key: now[key] for key in KEYS} == golden
+    assert {key: now[key] for key in KEYS} == {
+        "start": "none"
+    } | golden  # an option that older recipes do not have
 
 
 def test_every_file_is_a_recipe() -> None:
@@ -63,6 +65,21 @@ def test_a_teacher_alone_means_the_default() -> None:
     assert alone["recipe"] == DEFAULT_RECIPE
     assert "recipe" not in resolved(terms={"response": {}})
     assert DistillOptions().recipe is None and DistillOptions().terms.active == {}
+    assert DistillOptions().start == "none" and alone["start"] == "teacher"
+    assert resolved(start="teacher") == alone
+
+
+def test_the_original_studys_arms_begin_at_random() -> None:
+    assert all(resolved(recipe=name)["start"] == "none" for name in RECIPES if name != "apprentice@1")
+    begun = resolved(recipe="upcycle@1", start="teacher")
+    assert begun["start"] == "teacher" and list(begun["terms"]) == ["response", "upcycle"]
+
+
+def test_a_random_teacher_of_the_start_is_no_random_teacher_of_a_term() -> None:
+    given = {"teacher": "t.pth", "recipe": "apprentice@1", "random_teacher": ["start"]}
+    assert DistillOptions.model_validate(given).random_terms == frozenset()
+    both = given | {"recipe": "feature@1", "start": "teacher", "random_teacher": ["start", "feature"]}
+    assert DistillOptions.model_validate(both).random_terms == {"feature"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -177,6 +194,14 @@ def test_check_shows_recipe_teacher_and_terms(tmp_path: Path) -> None:
             5,
             "distill.random_teacher: random_teacher names 'feature'",
         ),
+        (
+            "  recipe: feature@1\n  teacher: t.pth\n  random_teacher: [start]\n",
+            6,
+            "distill.random_teacher: random_teacher names 'start'",
+        ),
+        ("  teacher: t.pth\n  start: none\n", 3, "distill: with start: none the default recipe apprentice@1"),
+        ("  recipe: apprentice@1\n", 3, "distill: start: teacher needs a teacher"),
+        ("  teacher: t.pth\n  start: techer\n", 5, "distill.start: given 'techer', allowed: 'none'"),
         ("  recipe: feature@1\n", 3, "distill: the terms response, feature need a teacher"),
         (
             "  teacher: t.pth\n  mapping: frist_k\n",

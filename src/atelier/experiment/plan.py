@@ -18,6 +18,7 @@ from atelier.experiment.arms import (
     with_budget,
 )
 from atelier.experiment.options import STUDY_FOLDER, StudyOptions
+from atelier.objectives.distill.options import DistillOptions
 from atelier.options.schema import RunOptions
 from atelier.options.write import OptionChange, diff_options, render_changes
 
@@ -152,15 +153,24 @@ def _run(arm: Arm, seed: int, root: Path) -> Run:
 
 def _arm(study: StudyOptions, name: str, options: RunOptions, reference: RunOptions) -> Arm:
     changes = changes_between(reference, options)
-    start = ("network_g", "path", "weight_init", "start")
+    start = ("network_g", "path", "weight_init")
     return Arm(
         name,
         options,
         tuple(study.seeds_of(name)),
         study.is_paired(name, study.reference_arm),
         tuple(changes),
-        not any(part in start for change in changes for part in change.path[:2]),
+        _heritage(options) == _heritage(reference)
+        and not any(part in start for change in changes for part in change.path[:2]),
     )
+
+
+def _heritage(options: RunOptions) -> tuple[Path, bool] | None:
+    """The teacher that the student begins as, and whether as its untrained twin; None for a start at random."""
+    objective = options.objective
+    if not isinstance(objective, DistillOptions) or objective.begins_as is None:
+        return None
+    return objective.teacher[0].weights, "start" in objective.random_teacher
 
 
 def _refuse_other_data(study: StudyOptions, name: str, options: RunOptions, reference: RunOptions) -> None:
@@ -225,10 +235,9 @@ def _of_controls(study: StudyOptions, arms: Mapping[str, Arm]) -> list[str]:
     terms = {name: _terms(arm.options) for name, arm in arms.items()}
     looks_inside = [name for name, found in terms.items() if any(term in found for term in _FEATURE_LIKE)]
     randoms = [name for name, arm in arms.items() if getattr(arm.options.objective, "random_terms", ())]
-    begun = [name for name, arm in arms.items() if getattr(arm.options.objective, "start", "none") != "none"]
-    controls = [
-        name for name in begun if "start" in getattr(arms[name].options.objective, "random_teacher", ())
-    ]
+    heritages = {name: _heritage(arm.options) for name, arm in arms.items()}
+    begun = [name for name, heritage in heritages.items() if heritage is not None]
+    controls = [name for name, heritage in heritages.items() if heritage is not None and heritage[1]]
     notes = []
     if looks_inside and set(looks_inside) == set(randoms):
         looks_inside = []
