@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,30 @@ def test_without_a_teacher_it_is_the_pixel_objective(tmp_path: Path) -> None:
     assert differing(one["net_g_8.pth"], other["net_g_8.pth"]) == []
     assert differing(one["optimizers"][0]["state"], other["optimizers"][0]["state"]) == []
     assert "l_g_L1" in (none / "train.log").read_text()
+
+
+def test_shares_of_the_gradient_are_measured_now_and_then(tmp_path: Path) -> None:
+    """At step 1 and at every multiple, recorded and drawn; measuring changes no weight."""
+    teacher = teacher_file(tmp_path)
+    options = {**EVERYTHING, "gradients_every": 3}
+    on = train(distilled(tmp_path / "on", teacher, **options), ["logger.print_freq=1"], quiet=True).folder
+    off = train(distilled(tmp_path / "off", teacher, **options | {"gradients_every": 0}), quiet=True).folder
+    lines = [json.loads(line) for line in (on / "metrics.jsonl").read_text().splitlines()]
+    details = {line["iter"]: line["details"] for line in lines if line["kind"] == "train"}
+    names = {f"grad_share_{term}" for term in ("response", "feature", "upcycle")}
+    for step, told in details.items():
+        found = {name for name in told if name.startswith("grad_share_")}
+        assert found == (names if step in (1, 3, 6) else set()), step
+    # The feature term has 0.2 of the pixel losses' gradient, freshly measured at step 1: with p their share and r, u
+    # the others', p = 1 - r - u - f and f = 0.2 p.
+    first = details[1]
+    response, feature, upcycle = (first[f"grad_share_{term}"] for term in ("response", "feature", "upcycle"))
+    assert feature == pytest.approx(0.2 * (1 - response - feature - upcycle), rel=1e-4)
+    assert 0 < response < 1 and 0 < upcycle < 1
+    assert "Gradient of feature" in (on / "report.html").read_text()
+    assert "grad_share" not in (off / "metrics.jsonl").read_text()
+    assert differing(contents(on, 8)["net_g_8.pth"], contents(off, 8)["net_g_8.pth"]) == []
+    assert differing(contents(on, 8)["net_p_8.pth"], contents(off, 8)["net_p_8.pth"]) == []
 
 
 # -------------------------------------------------------------------- bad input

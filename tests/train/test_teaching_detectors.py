@@ -43,6 +43,23 @@ def test_a_term_is_dead_only_after_its_whole_window() -> None:
     assert dead_term(lively, OPTIONS, 1000) is None
 
 
+def test_a_measured_gradient_says_more_than_the_loss() -> None:
+    """The share of the gradient, every so many steps, decides from its second measurement on."""
+
+    def lines(first: float, second: float, loss: float) -> list[dict[str, Any]]:
+        found = [line(step, share_feature=loss) for step in range(100, 1100, 100)]
+        found[0]["details"]["grad_share_feature"] = first
+        found[-1]["details"]["grad_share_feature"] = second
+        return [*found, line(1100, share_feature=loss)]
+
+    alarm = dead_term(lines(0.0004, 0.0005, 0.3), OPTIONS, 6000)
+    assert alarm is not None and "0.1% of the student's gradient over the last 300 steps" in alarm.message
+    assert dead_term(lines(0.0004, 0.2, 0.0001), OPTIONS, 6000) is None
+    # Measured at the beginning alone: the loss tells.
+    young = lines(0.0004, 0.0004, 0.3)[:5]
+    assert dead_term(young, OPTIONS, 1000) is None
+
+
 def test_runs_without_terms_are_left_alone() -> None:
     plain = [{key: value for key, value in line(step).items() if key != "details"} for step in (10, 20, 30)]
     assert feature_collapse(plain, OPTIONS) is None

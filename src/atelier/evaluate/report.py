@@ -172,6 +172,12 @@ def _detail_charts(record: RunRecord) -> list[Chart | None]:
             percent = [(x, 100 * y) for x, y in points]
             title = f"Share of {name.removeprefix('share_')}"
             charts.append(make_chart(title, percent, unit="% of the loss", show=_percent, from_zero=True))
+        elif name.startswith("grad_share_"):
+            percent = [(x, 100 * y) for x, y in points]
+            title = f"Gradient of {name.removeprefix('grad_share_')}"
+            charts.append(
+                make_chart(title, percent, unit="% of the student's gradient", show=_percent, from_zero=True)
+            )
         elif name.startswith("tap_std_student_"):
             title = f"Student's spread, pair {name.removeprefix('tap_std_student_')}"
             charts.append(make_chart(title, points, unit="standard deviation", from_zero=True))

@@ -38,6 +38,7 @@ HARMLESS = (
     "datasets.train.pin_memory",
     "datasets.train.name",
     "datasets.train.batch_size_per_gpu",  # counted through global_batch
+    "objective.gradients_every",
     "objective.cache.dir",
     "objective.cache.max_gb",
     "objective.cache.verify",

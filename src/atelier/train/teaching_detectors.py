@@ -10,7 +10,7 @@ from atelier.train.detector_options import TeachingOptions
 from atelier.train.detectors import Alarm, train_records
 
 Record = Mapping[str, Any]
-_STD, _SHARE = "tap_std_student_", "share_"
+_STD, _SHARE, _GRADIENT = "tap_std_student_", "share_", "grad_share_"
 
 
 def feature_collapse(records: Sequence[Record], options: TeachingOptions) -> Alarm | None:
@@ -39,7 +39,11 @@ def feature_collapse(records: Sequence[Record], options: TeachingOptions) -> Ala
 
 
 def dead_term(records: Sequence[Record], options: TeachingOptions, total_iter: int) -> Alarm | None:
-    """A term's share of the loss stayed below ``least_share`` for ``dead_for`` of the run."""
+    """A term's share of the gradient stayed below ``least_share`` for ``dead_for`` of the run.
+
+    What holds over that stretch counts: its measurements and the one before it. Where there is none (short runs,
+    ``gradients_every: 0``) the share of the loss is looked at, of which every log line tells.
+    """
     lines = [line for line in train_records(records) if line.get("details")]
     if not lines:
         return None
@@ -49,13 +53,26 @@ def dead_term(records: Sequence[Record], options: TeachingOptions, total_iter: i
     if last < window or len(recent) < options.least_lines:
         return None
     for name in [each for each in recent[-1]["details"] if each.startswith(_SHARE)]:
-        shares = [_number(line["details"], name) for line in recent]
+        term = name.removeprefix(_SHARE)
+        measured = _held(lines, _GRADIENT + term, last - window)
+        shares = measured or [_number(line["details"], name) for line in recent]
         if all(share < options.least_share for share in shares):
-            term = name.removeprefix(_SHARE)
-            seen = f"{term} was below {options.least_share:.1%} of the loss over the last {window:,} steps"
+            what = "the student's gradient" if measured else "the loss"
+            seen = f"{term} was below {options.least_share:.1%} of {what} over the last {window:,} steps"
             remedy = f"Raise distill.terms.{term}.weight, give it a grad_ratio, or leave the term out and save its cost"
             return Alarm("dead term", last, seen, remedy)
     return None
+
+
+def _held(lines: Sequence[Record], name: str, start: int) -> list[float]:
+    """The values under ``name`` that hold after step ``start``; none where it was measured at the beginning alone."""
+    points = [
+        (int(line["iter"]), _number(line["details"], name)) for line in lines if name in line["details"]
+    ]
+    if len(points) < 2:
+        return []
+    before = [value for step, value in points if step <= start]
+    return [*before[-1:], *(value for step, value in points if step > start)]
 
 
 def _number(details: Mapping[str, Any], name: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from atelier.errors import UserError
@@ -16,7 +17,7 @@ from atelier.objectives.distill.apprentice import Apprentice, Attempt
 from atelier.objectives.distill.options import DistillOptions
 from atelier.objectives.distill.projectors import load_projectors
 from atelier.objectives.distill.term_options import TermOptions
-from atelier.objectives.distill.weights import Balance
+from atelier.objectives.distill.weights import Balance, gradient_norm
 from atelier.objectives.terms import named_terms
 
 if TYPE_CHECKING:
@@ -72,12 +73,15 @@ class DistillObjective(Objective):
         attempt: Attempt = self._net(batch.lq, lesson)
         content = self._content(attempt.out, batch.gt)
         pixel = _sum(content)
-        weights = self.balance.weights(step, pixel, attempt.raw, list(self.apprentice.network.parameters()))
+        student = list(self.apprentice.network.parameters())
+        weights = self.balance.weights(step, pixel, attempt.raw, student)
         weighted = {name: weights[name] * value for name, value in attempt.raw.items()}
         total = _sum({"pixel": pixel, **weighted})
-        yield Part(
-            "g", total, self._logged(content, weighted, total), _details(attempt, weighted, total.detach())
-        )
+        details = _details(attempt, weighted, total.detach())
+        every = self.options.gradients_every
+        if weighted and every and (step == 1 or step % every == 0):
+            details |= _gradient_shares(pixel, weighted, student)
+        yield Part("g", total, self._logged(content, weighted, total), details)
 
     def terms_at(self, step: int) -> dict[str, Term]:
         """The terms that count at ``step``."""
@@ -220,6 +224,19 @@ def _sum(terms: Mapping[str, Tensor]) -> Tensor:
     for value in others:
         total = total + value
     return total
+
+
+def _gradient_shares(
+    pixel: Tensor, weighted: Mapping[str, Tensor], student: Sequence[nn.Parameter]
+) -> dict[str, Tensor]:
+    """Of each term the norm of its weighted gradient on the student over the sum of all norms, the pixel losses' too.
+
+    Norms, because gradients that point apart cancel: a term may be most of what moves the student and nothing of the
+    sum's length. Gradients are averaged over ranks first. 0 where nothing moves.
+    """
+    norms = {name: gradient_norm(value, student) for name, value in {"pixel": pixel, **weighted}.items()}
+    whole = torch.stack(list(norms.values())).sum()
+    return {f"grad_share_{name}": torch.where(whole > 0, norms[name] / whole, 0.0) for name in weighted}
 
 
 def _details(attempt: Attempt, weighted: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:

@@ -117,6 +117,11 @@ class DistillOptions(ObjectiveOptions):
         1.0, description="the projectors' learning rate, as a factor on the student's"
     )
     terms: TermsOptions = TermsOptions()
+    gradients_every: Annotated[int, Field(ge=0)] = Field(
+        1000,
+        description="steps between two measurements of each term's share of the student's gradient (one more backward "
+        "pass a term); the first is at step 1; 0: never",
+    )
     allow_change: bool = Field(
         False, description="go on although the teacher, the terms or the mapping are others than before"
     )
