@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,6 +57,50 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield temporary paths with the final names, in a hidden folder beside them; in the end all appear, or none.
+
+    All ``paths`` lie in one folder; the first is the main file, and it appears last, so that whoever sees it finds the
+    others. On any error nothing is left behind and older files stay as they were. Operating-system errors become
+    :class:`UserError`.
+    """
+    folder = paths[0].parent
+    temporary: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{paths[0].stem[:80]}.", dir=folder))
+        written = [temporary / path.name for path in paths]
+        yield written
+        umask = os.umask(0)
+        os.umask(umask)
+        for path in written:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.chmod(0o666 & ~umask)
+        _replace_all(written, paths, temporary)
+        _sync_folder(folder)
+    except OSError as error:
+        raise UserError(describe_os_error(error, paths[0])) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_all(written: Sequence[Path], paths: Sequence[Path], temporary: Path) -> None:
+    moved: list[tuple[Path, Path]] = []
+    try:
+        # The old main file goes first: it must never stand beside companions that are not its own.
+        steps = [(path, temporary / f"old.{path.name}") for path in paths if path.exists()]
+        for before, after in [*steps, *reversed(list(zip(written, paths, strict=True)))]:
+            before.rename(after)
+            moved.append((before, after))
+    except OSError:
+        for before, after in reversed(moved):
+            after.rename(before)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from atelier.archs.facts import NetworkFacts
 from atelier.archs.registry import NETWORKS
+from atelier.archs.swinir import crop_to, is_open, pad_to_window
 from atelier.errors import UserError
 
 
@@ -35,11 +36,24 @@ class ForeignNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] in [0, 1] to [B, out, H*scale, W*scale], not clamped."""
         height, width = x.shape[-2:]
+        if is_open(x):
+            return crop_to(self._openly(x), height * self.scale, width * self.scale)
         across, down = self._requirements.get_padding(width, height)
         if across or down:
             reflects = across < width and down < height
             x = F.pad(x, (0, across, 0, down), "reflect" if reflects else "replicate")
         return self._call(self.net, x)[..., : height * self.scale, : width * self.scale]
+
+    def _openly(self, x: Tensor) -> Tensor:
+        """For an exporter that leaves height and width open: no choice may depend on them."""
+        needs = self._requirements
+        if needs.square:
+            raise UserError(
+                "this architecture takes square pictures alone: it cannot leave with open height and width"
+            )
+        if needs.multiple_of > 1 or needs.minimum > 1:
+            x = pad_to_window(x, needs.multiple_of, needs.minimum)
+        return self._call(self.net, x)
 
 
 def network_from_state(state: Mapping[str, Tensor], name: str) -> tuple[nn.Module, NetworkFacts]:

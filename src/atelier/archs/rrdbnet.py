@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from atelier.archs.checks import checked
 from atelier.archs.rrdbnet_options import RRDBNetOptions
-from atelier.archs.swinir import pad_to_window
+from atelier.archs.swinir import crop_to, pad_to_window
 
 _SLOPE = 0.2
 _RESIDUAL = 0.2
@@ -102,5 +102,5 @@ class RRDBNet(nn.Module):
         for conv in (self.conv_up1, self.conv_up2):
             y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode="nearest")), _SLOPE, inplace=True)
         y = self.conv_last(F.leaky_relu(self.conv_hr(y), _SLOPE, inplace=True))
-        result: Tensor = y[..., :height, :width]
+        result: Tensor = crop_to(y, height, width) if self.unshuffle > 1 else y
         return result

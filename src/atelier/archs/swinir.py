@@ -135,12 +135,7 @@ class SwinIR(nn.Module):
         y = self._body(x.contiguous(memory_format=torch.channels_last))
         y = HEADS[self.options.upsampler](self, y, x)
         y = y / self.img_range + self.mean
-        height, width = height * self.upscale, width * self.upscale
-        if is_open(x):
-            # A slice would make the exporter ask whether anything is cut off.
-            y = y.index_select(2, torch.arange(height, device=y.device))
-            return y.index_select(3, torch.arange(width, device=y.device))
-        return y[..., :height, :width].contiguous()
+        return crop_to(y, height * self.upscale, width * self.upscale).contiguous()
 
     def _body(self, x: Tensor) -> Tensor:
         """Normalised, padded input to the features the head works on, [B, C, H, W]."""
@@ -165,13 +160,16 @@ class SwinIR(nn.Module):
         return (rows.view(like.shape[0], -1, rows.shape[1]) + self.absolute_pos_embed).view_as(rows)
 
 
-def pad_to_window(x: Tensor, window: int) -> Tensor:
+def pad_to_window(x: Tensor, window: int, least: int = 1) -> Tensor:
     """Reflects ``x`` [B, C, H, W] at the right and bottom until both sides are multiples of ``window``.
 
     Where the missing part is as long as the side or longer, the reflection goes back and forth; a side of one pixel
-    is repeated.
+    is repeated. No side is shorter than ``least``, a multiple itself, afterwards.
     """
-    height, width = ((side + window - 1) // window * window for side in x.shape[2:])
+    sides: list[Any] = [(side + window - 1) // window * window for side in x.shape[2:]]
+    if least > window:
+        sides = [torch.sym_max(side, least) for side in sides]
+    height, width = sides
     down, across = height - x.shape[2], width - x.shape[3]
     if not is_open(x):
         if down == 0 and across == 0:
@@ -183,6 +181,15 @@ def pad_to_window(x: Tensor, window: int) -> Tensor:
         place = torch.arange(side, device=x.device).remainder(torch.sym_max(1, 2 * last))
         x = x.index_select(axis, last - (place - last).abs())
     return x
+
+
+def crop_to(y: Tensor, height: int, width: int) -> Tensor:
+    """The upper left [B, C, height, width] of ``y``."""
+    if is_open(y):
+        # A slice would make the exporter ask whether anything is cut off.
+        y = y.index_select(2, torch.arange(height, device=y.device))
+        return y.index_select(3, torch.arange(width, device=y.device))
+    return y[..., :height, :width]
 
 
 def is_open(x: Tensor) -> bool:

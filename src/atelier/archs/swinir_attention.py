@@ -41,7 +41,8 @@ def fused_attention(
             biases.index_select(0, groups) if len(biases) > 1 else biases.expand(groups.shape[0], -1, -1, -1)
         )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
-        return out.transpose(1, 2).flatten(2)
+        # A view would be right only for the memory order of the kernel that the trace saw.
+        return out.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2)
     results = []
     start = 0
     for count, kind in groups:

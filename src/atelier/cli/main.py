@@ -14,6 +14,7 @@ from atelier.cli.compare import compare
 from atelier.cli.demo import demo
 from atelier.cli.evaluate import evaluate
 from atelier.cli.experiment import experiment
+from atelier.cli.export import export
 from atelier.cli.info import info
 from atelier.cli.restore import restore
 from atelier.cli.train import report, train
@@ -36,6 +37,7 @@ app.command(short_help="Measure a model on pictures.")(evaluate)
 app.command(short_help="Measure several models on the same pictures; success criteria; report.")(compare)
 app.command(short_help="Arms x seeds: which training is better, with what certainty.")(experiment)
 app.command(short_help="A trained network into a smaller or larger one.")(transfer)
+app.command(short_help="A network into ONNX, OpenVINO or a torch program, proved.")(export)
 app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
 app.add_typer(data_commands.app, name="data", help="Data set tools: fetch, extract, crop, check, preview ...")

@@ -12,6 +12,7 @@ import torch
 
 from atelier.archs.info import count_macs, count_parameters, peak_memory
 from atelier.restore import RestorationModel
+from atelier.restore.exported import ExportedNetwork
 
 #: Runs before the clock counts: caches, lazy kernels, autotuning.
 WARMUPS = 5
@@ -35,11 +36,12 @@ class Cost:
     """What one network costs.
 
     Attributes:
-        parameters: their number.
+        parameters: their number; 0 where an exported model does not say it.
         macs: multiply-adds of one picture; None where the network cannot be counted.
         file_bytes: size of the weight file.
         memory_bytes: float32 weights and the tensors alive at once, at most, in one inference; what operators
-            need inside themselves is not seen.
+            need inside themselves is not seen. For exported models what the file states, without the weights (0:
+            it says nothing).
         timing: None where it was not measured.
     """
 
@@ -53,6 +55,11 @@ class Cost:
 def measure_cost(model: RestorationModel, path: Path, size: tuple[int, int]) -> Cost:
     """Everything but the time; ``size`` is (height, width) of the input in pixels."""
     net, channels = model.net, model.in_channels
+    if isinstance(net, ExportedNetwork):
+        # Torch sees nothing of what happens in another runtime; the file says what it may cost.
+        stated = net.stated_cost
+        memory = 0 if stated is None else round(stated.bytes_per_pixel * size[0] * size[1])
+        return Cost(net.facts.parameters or 0, None, path.stat().st_size, memory)
     try:
         macs: int | None = count_macs(net, channels, size).total
     except (RuntimeError, NotImplementedError, TypeError):

@@ -338,8 +338,11 @@ def load_model(
 ) -> RestorationModel | tuple[RestorationModel, LoadReport]:
     """Load a weight file of any known architecture; hyper-parameters are found from keys and shapes.
 
+    Models that ``atelier export`` wrote (``.onnx``, ``.xml``, ``.pt2``) are opened in their own runtime; they have one
+    precision ("fp32" and "auto" mean that one), nothing to mix and no report.
+
     Args:
-        path: ``.pth`` or ``.safetensors``.
+        path: ``.pth`` or ``.safetensors``, or an exported model.
         device: see :class:`RestorationModel`; None takes a GPU where there is one.
         param_key: which entry of the file to read; None: ``params_ema``, ``params``, ``state_dict``, bare.
         precision: see :class:`RestorationModel`.
@@ -350,6 +353,14 @@ def load_model(
     Raises:
         UserError: an unreadable file, an unknown architecture, no such device.
     """
+    from atelier.restore.exported import is_exported
+
+    if is_exported(path):
+        if report or param_key is not None or blend_with is not None:
+            raise UserError(
+                f"{path} is an exported model: param_key, -dn and a report of loading are for weight files"
+            )
+        return _exported(Path(path), device, precision)
     from atelier.archs import load_network
 
     chosen = find_device("auto" if device is None else device)
@@ -361,3 +372,14 @@ def load_model(
         blend(loaded, load_network(Path(other), param_key=param_key), share)
     model = RestorationModel(loaded.net, loaded.facts, device=chosen, precision=precision)
     return (model, loaded.report) if report else model
+
+
+def _exported(path: Path, device: torch.device | str | None, precision: str) -> RestorationModel:
+    from atelier.restore.exported import open_exported
+
+    if precision not in ("auto", "fp32"):
+        raise UserError(
+            f"--precision {precision}: the precision of {path} was chosen when it was exported; leave it out"
+        )
+    net = open_exported(path, device)
+    return RestorationModel(net, net.facts, device=net.session.device)

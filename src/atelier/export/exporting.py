@@ -1,0 +1,165 @@
+"""One door for every network: trace, write, prove, and only then give the files their names."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from atelier import __version__
+from atelier.archs.info import count_parameters
+from atelier.archs.load import LoadedNetwork, load_network
+from atelier.errors import UserError
+from atelier.export.base import ExportFormat, Precision
+from atelier.export.proof import Network, Proof, prove, read_pictures
+from atelier.export.trace import INPUT, OUTPUT, Door, Traced, trace
+from atelier.files import atomic_files, require_writable, sha256_of
+from atelier.restore.exported import facts_path, is_exported, open_exported
+from atelier.restore.memory import measure_cost
+from atelier.restore.model import check_precision
+
+_PROBE = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files that were written (the main one first, the JSON last) and the proof."""
+
+    files: tuple[Path, ...]
+    proof: Proof
+
+
+def export_model(
+    source: Path,
+    output: Path,
+    kind: ExportFormat,
+    pictures: Sequence[Path],
+    *,
+    precision: Precision = "fp32",
+    param_key: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Export a weight file and prove that the result is the same network.
+
+    Args:
+        source: a weight file of any architecture that :func:`atelier.archs.load_network` knows.
+        output: the main file; its companions and ``output.json`` come beside it.
+        kind: the format with its options.
+        pictures: files to prove it on.
+        precision: "fp32" or "fp16"; input and output are float32 either way.
+        param_key: entry of the weight file.
+        say: gets one line for each step.
+
+    Raises:
+        UserError: what was given cannot be used. Nothing is under the final names then, or what was there before.
+        RunStopped: the exported file is not the same network, or not finite. Likewise.
+    """
+    if is_exported(source):
+        raise UserError(f"{source} is an exported model; export the weight file that it came from")
+    if not source.is_file():
+        raise UserError(
+            f"model file {source} does not exist" if not source.exists() else f"{source} is no file"
+        )
+    kind.require_packages()
+    files = [output.with_suffix(suffix) for suffix in kind.suffixes]
+    for path in files:
+        if path.exists() and path.samefile(source):
+            raise UserError(f"-o {output} would write over the model {source}")
+    require_writable(output)
+    loaded = load_network(source, param_key=param_key)
+    facts = loaded.facts
+    check_precision(precision, facts)
+    inputs = read_pictures(pictures, facts.in_channels)
+    say(
+        f"{source}: {facts.architecture} x{facts.scale}, {facts.in_channels} to {facts.out_channels} channels"
+    )
+    half = copy.deepcopy(loaded.net).half() if precision == "fp16" else None
+    traced = _trace(half if half is not None and kind.half_graph else loaded.net, loaded)
+    metadata = _metadata(source, loaded, traced, kind, precision)
+    finals = [*files, facts_path(output)]
+    with atomic_files(finals) as written:
+        kind.write(traced, written[0], metadata, precision)
+        say(f"{kind.type} written, {sum(path.stat().st_size for path in written[:-1]):,} bytes; proving it")
+        exported = open_exported(written[0], "cpu")
+        proof = prove(
+            loaded.net,
+            exported,
+            inputs,
+            runtime=exported.session.runtime,
+            precision=precision,
+            half=_half_network(half),
+        )
+        contents = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in written[:-1]
+        }
+        whole = {**metadata, "files": contents, "proof": proof.as_json()}
+        written[-1].write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        del exported  # a runtime may hold its file open
+    return Exported(tuple(finals), proof)
+
+
+def _trace(net: nn.Module, loaded: LoadedNetwork) -> Traced:
+    facts = loaded.facts
+    halved = next((each.dtype for each in net.parameters()), torch.float32) == torch.float16
+    return trace(
+        net,
+        facts.in_channels,
+        name=facts.architecture,
+        size_multiple=facts.size_multiple,
+        precision="fp16" if halved else "fp32",
+    )
+
+
+def _half_network(half: nn.Module | None) -> Network | None:
+    return None if half is None else Door(half, True).eval()
+
+
+def _metadata(
+    source: Path, loaded: LoadedNetwork, traced: Traced, kind: ExportFormat, precision: Precision
+) -> dict[str, Any]:
+    """What :class:`atelier.restore.exported.ExportedFacts` reads, and where the file came from."""
+    facts = loaded.facts
+    module = traced.program.module()
+    probe = torch.zeros(1, facts.in_channels, _PROBE, _PROBE)
+    with torch.no_grad():
+        cost = measure_cost(module, module, probe, ())
+
+    def port(name: str, channels: int) -> dict[str, Any]:
+        order = "grey" if channels == 1 else "RGB"
+        return {"name": name, "layout": "NCHW", "dtype": "float32", "range": [0, 1], "channel_order": order}
+
+    return {
+        "format": kind.type,
+        "architecture": facts.architecture,
+        "options": facts.options,
+        "scale": facts.scale,
+        "in_channels": facts.in_channels,
+        "out_channels": facts.out_channels,
+        "input": port(INPUT, facts.in_channels),
+        "output": {**port(OUTPUT, facts.out_channels), "clamped": False},
+        "open_axes": ["batch", "height", "width"],
+        "size_multiple": facts.size_multiple,
+        "receptive_radius": facts.receptive_radius,
+        "least_size": traced.least_size,
+        # Networks of this house subtract their means themselves, and pad to whole windows inside the graph.
+        "normalisation": {"mean": [0.0], "std": [1.0]},
+        "precision": precision,
+        "parameters": count_parameters(loaded.net)[0],
+        "memory": {
+            "bytes_per_pixel": cost.bytes_per_pixel,
+            "elements_per_pixel": cost.elements_per_pixel,
+        },
+        **kind.facts(),
+        "source": {
+            "file": source.name,
+            "sha256": sha256_of(source),
+            "param_key": loaded.report.param_key,
+        },
+        "versions": {"atelier": __version__, "torch": str(torch.__version__), **kind.versions()},
+    }

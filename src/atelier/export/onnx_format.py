@@ -1,0 +1,128 @@
+"""ONNX: one file with its weights inside.
+
+Pixel shuffle becomes DepthToSpace in mode CRD, nearest enlargement a Resize with asymmetric coordinates and floor,
+slopes of PReLU are [C, 1, 1]: what the runtimes of this field read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from atelier.errors import UserError
+from atelier.export.base import ExportFormat, Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+    from atelier.export.trace import Traced
+
+
+class OnnxFormat(ExportFormat):
+    """``opset``: version of the operator set, from 18 (older runtimes) to 23."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+
+    type: Literal["onnx"] = "onnx"
+    opset: int = Field(18, ge=18, le=23)
+
+    def write(self, traced: Traced, main: Path, metadata: Mapping[str, Any], precision: Precision) -> None:
+        """One file, weights inside, metadata under ``metadata_props``."""
+        import onnx
+
+        from atelier.restore.exported import METADATA_KEY
+
+        model = to_onnx(traced, self.opset)
+        model.producer_name, model.producer_version = "atelier", metadata["versions"]["atelier"]
+        entry = model.metadata_props.add()
+        entry.key, entry.value = METADATA_KEY, json.dumps(metadata)
+        try:
+            onnx.save_model(model, str(main))
+        except ValueError as error:  # protobuf allows 2 GiB a file
+            raise UserError(f"{main.name}: too large for one ONNX file ({error})") from None
+
+    def facts(self) -> dict[str, Any]:
+        """``opset``."""
+        return {"opset": self.opset}
+
+
+def to_onnx(traced: Traced, opset: int) -> onnx.ModelProto:
+    """The traced program as a checked ONNX model with input ``data`` and output ``output``.
+
+    Raises:
+        UserError: ONNX has no form for an operator of the program.
+    """
+    import onnx
+    import torch
+
+    from atelier.export.trace import AXES, INPUT, OUTPUT, causes, first_line
+
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                traced.program,
+                (traced.example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=(AXES,),
+                custom_translation_table=_translations(),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's own types are private
+        text = "\n".join(causes(error))
+        found = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
+        if found:
+            raise UserError(
+                f"ONNX lacks the operator {found[1].replace('.default', '')} that this network uses"
+            ) from error
+        place = re.search(r"Error when translating node .*?target=torch\.ops\.([\w.]+)", text)
+        where = f"the operator {place[1]}" if place else "this network"
+        last = error
+        while last.__cause__ is not None:
+            last = last.__cause__  # type: ignore[assignment]
+        raise UserError(f"ONNX (opset {opset}) has no form for {where}: {first_line(last)}") from error
+    assert program is not None
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    return model
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators that the exporter knows for constants alone: here a size of the picture may be an operand."""
+    import torch
+    from onnxscript import opset18 as op
+
+    def remainder(self: Any, other: Any) -> Any:
+        other = op.CastLike(other, self)
+        if self.dtype.is_integer():
+            return op.Mod(self, other)
+        return op.Sub(self, op.Mul(op.Floor(op.Div(self, other)), other))
+
+    return {torch.ops.aten.remainder.Scalar: remainder}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks are about its own inside; what matters comes back as an error."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

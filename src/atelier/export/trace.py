@@ -1,0 +1,101 @@
+"""A network as a program of plain operators that holds for every height, width and number of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atelier.errors import UserError
+from atelier.export.base import Precision
+
+INPUT, OUTPUT = "data", "output"
+"""Names of the two ends, those that the runtimes of this field expect."""
+
+AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+class Door(nn.Module):
+    """The network between float32 pictures; inside it computes in float16 where ``half``."""
+
+    def __init__(self, net: nn.Module, half: bool) -> None:
+        super().__init__()
+        self.net, self.half_inside = net, half
+
+    def forward(self, data: Tensor) -> Tensor:
+        """[B, in, H, W] in [0, 1] to [B, out, H*scale, W*scale], not clamped."""
+        result: Tensor = self.net(data.half() if self.half_inside else data)
+        return result.float()
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A program with open batch, height and width.
+
+    Attributes:
+        program: of :class:`Door`, input ``data``.
+        example: the input it was traced with; no value of it is in the program.
+        least_size: the smallest height and width that the program takes.
+    """
+
+    program: torch.export.ExportedProgram
+    example: Tensor
+    least_size: int
+
+
+def trace(
+    net: nn.Module, channels: int, *, name: str, size_multiple: int = 1, precision: Precision = "fp32"
+) -> Traced:
+    """Trace ``net`` (evaluation mode, float32, CPU). For "fp16" it must have been turned to float16 before.
+
+    Raises:
+        UserError: what the network does depends on the size of the picture (``name`` stands in the message).
+    """
+    height, width = (side * _steps(size_multiple) * size_multiple for side in (3, 5))
+    example = torch.zeros(3, channels, height, width)
+    dynamic = torch.export.Dim.DYNAMIC
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                Door(net, precision == "fp16").eval(),
+                (example,),
+                dynamic_shapes=(dict.fromkeys(AXES, dynamic),),
+                strict=False,
+            )
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    except Exception as error:  # tracing runs any code, and fails with any error
+        raise UserError(
+            f"{name} cannot be exported with open height and width: PyTorch's tracer stopped at "
+            f"{first_line(error)}"
+        ) from error
+    return Traced(program, example, _least_size(program))
+
+
+def _steps(multiple: int) -> int:
+    """Windows in a third of the example's height, so that it has at least 24 rows."""
+    return max(1, -(-8 // multiple))
+
+
+def _least_size(program: torch.export.ExportedProgram) -> int:
+    """The tracer writes 2 where 1 works as well, since it takes 1 for a size of its own; 3 and more are meant."""
+    least = max((int(each.lower) for each in program.range_constraints.values()), default=1)
+    return least if least > 2 else 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that is no empty one, cut to a readable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def causes(error: BaseException) -> list[str]:
+    """The texts of an error and of those that led to it."""
+    texts = []
+    now: Any = error
+    while now is not None:
+        texts.append(str(now))
+        now = now.__cause__
+    return texts
