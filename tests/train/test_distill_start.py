@@ -26,7 +26,7 @@ from atelier.train.distributed import Ranks
 from atelier.train.preflight import _quality
 from atelier.train.run import look_ahead_of, train
 from atelier.train.trainer import Trainer
-from support import small_run
+from support import small_run, two_ranks
 
 VALIDATION = {"dataroot_gt": "bundled", "pictures": ["chelsea"], "middle": 48}
 STUDENT = {"type": "SRVGGNetCompact", "num_feat": 5, "num_conv": 1}
@@ -228,6 +228,24 @@ def test_what_cannot_be_made_small_is_one_message(teacher: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"distill\.start and path\.pretrain_network_g both say"):
         load_run_options(twice)
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.slow
+def test_every_rank_begins_as_the_first_one(teacher: Path, tmp_path: Path) -> None:
+    """Each rank solves on its own samples; pictures are validated by turns, so their order must not matter."""
+    values = []
+    for name, pictures in (("a", ["chelsea", "camera"]), ("b", ["camera", "chelsea"])):
+        options = run_of(tmp_path / name, teacher) | {"val": {"val_freq": 2}}
+        options["train"] |= {"total_iter": 2, "ema_decay": 0.99}
+        options["datasets"]["val"] = VALIDATION | {"pictures": pictures, "convert_channels": True}
+        path = tmp_path / f"{name}.yml"
+        path.write_text(json.dumps(options))
+        codes, output = two_ranks(path)
+        assert codes == [0, 0], output
+        records = (tmp_path / name / "small" / "metrics.jsonl").read_text().splitlines()
+        last = next(each for each in map(json.loads, reversed(records)) if each["kind"] == "validation")
+        values.append({picture: each["psnr"] for picture, each in last["images"].items()})
+    assert values[0] == values[1] and len(values[0]) == 2
 
 
 # -------------------------------------------------------------------- pairing
