@@ -326,8 +326,16 @@ class ValImagesOptions(ImagesOptions, ValSetOptions):
 
 
 DATASETS: Registry[TrainSetOptions] = Registry(
-    "training data set", {"images": "atelier.data.options:TrainImagesOptions"}
+    "training data set",
+    {
+        "images": "atelier.data.options:TrainImagesOptions",
+        "clips": "atelier.data.clip_options:TrainClipsOptions",
+    },
 )
 VAL_DATASETS: Registry[ValSetOptions] = Registry(
-    "validation data set", {"images": "atelier.data.options:ValImagesOptions"}
+    "validation data set",
+    {
+        "images": "atelier.data.options:ValImagesOptions",
+        "clips": "atelier.data.clip_options:ValClipsOptions",
+    },
 )
