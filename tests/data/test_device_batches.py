@@ -94,7 +94,7 @@ def test_crops_and_draws_are_the_workers(tmp_path: Any, make_folder: Any, open_d
         clean = device.assembler.clean(2, k)
         picture = torch.from_numpy(to_float(clean.pixels)).permute(2, 0, 1)[None]
         own = [torch.from_numpy(each) for each in clean.numbers]
-        lq, _ = operator.apply_on_device(picture, clean.parameters, own, None)
+        ((lq, _),) = operator.apply_on_device([picture], [clean.parameters], [own], [None])
         top, left = clean.margins[:2]
         torch.testing.assert_close(mine.lq[k], lq[0, :, top : top + 16, left : left + 16], rtol=0, atol=0)
 

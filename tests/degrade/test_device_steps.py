@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 
 from atelier.data.bundled import bundled_path
-from atelier.degrade import device_steps
+from atelier.degrade import device_steps, jpeg_torch, ragged
 from atelier.degrade.base import DEGRADATIONS
 from atelier.degrade.device_numbers import numbers_of
 from atelier.degrade.device_steps import carry_out_on_device, mirror_before
@@ -54,7 +55,7 @@ def numbers(operator: RealESRGAN, parameters: dict, shape: Any, streams: Streams
 def on_device(operator: RealESRGAN, gt: np.ndarray, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
     parameters = operator.draw(streams, gt.shape)
     own = numbers(operator, parameters, gt.shape, streams)
-    lq, target = operator.apply_on_device(tensor(gt / np.float32(255)), parameters, own, 255)
+    ((lq, target),) = operator.apply_on_device([tensor(gt / np.float32(255))], [parameters], [own], [255])
     return array(lq), array(target)
 
 
@@ -72,7 +73,7 @@ def test_each_step_agrees_with_the_workers(channels: int, jpeg: str) -> None:
         before = operator.start(gt, parameters)
         for step, after in one_by_one(before, parameters["steps"], streams):
             own = [torch.from_numpy(each) for each in numbers_of([step], before.shape, streams)]
-            found = array(carry_out_on_device(tensor(before), [step], own))
+            found = array(carry_out_on_device([tensor(before)], [[step]], [own])[0])
             assert found.shape == after.shape
             difference = np.abs(found - after) * 255
             if step["op"] == "jpeg":
@@ -95,7 +96,7 @@ def test_kernels_larger_than_the_picture(shape: str) -> None:
     step |= {"cutoff": 1.5}
     picture = photograph(side=6) / np.float32(255)
     own = [torch.from_numpy(each) for each in numbers_of([step], (6, 6, 3), Streams(0, 0, 0))]
-    found = array(carry_out_on_device(tensor(picture), [step], own))
+    found = array(carry_out_on_device([tensor(picture)], [[step]], [own])[0])
     assert np.abs(found - carry_out(picture, [step], Streams(0, 0, 0))).max() < 1e-5
 
 
@@ -119,9 +120,7 @@ def test_the_whole_pipeline_agrees_where_no_poisson_noise_is_drawn() -> None:
 
 def test_a_step_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tolerance of the whole pipeline is below what one missing step makes."""
-    monkeypatch.setitem(
-        device_steps._OPERATORS, "gaussian", lambda picture, step, left: (next(left), picture)[1]
-    )
+    monkeypatch.setitem(device_steps._OPERATORS, "gaussian", lambda pictures, steps, numbers: list(pictures))
     with pytest.raises(AssertionError):
         test_the_whole_pipeline_agrees_where_no_poisson_noise_is_drawn()
 
@@ -134,9 +133,9 @@ def test_poisson_counts_are_the_inverse_of_the_distribution(different: int) -> N
     even = torch.from_numpy(np.random.default_rng(0).random(len(levels), dtype=np.float32))
     even[:different] = 0
     even[-different:] = float(np.nextafter(np.float32(1), np.float32(0)))
-    counts, white = poisson_counts(levels, even)
+    (counts,), white = poisson_counts(levels[None], even[None])
     power = 2 ** int(np.ceil(np.log2(different)))
-    assert white.tolist() == [power]
+    assert white.tolist() == [[power]]
     expected = poisson.ppf(even.double().numpy(), levels.numpy() / 255 * power)
     inner = (
         even > 0
@@ -151,7 +150,7 @@ def test_poisson_noise_has_the_workers_distribution(grey: bool) -> None:
     picture = np.repeat(np.linspace(0.2, 0.8, 16, dtype=np.float32), 4000)[None, :, None].repeat(3, axis=2)
     step = {"op": "level_poisson", "field": "f", "scale": 0.5, "grey": grey}
     own = [torch.from_numpy(each) for each in numbers_of([step], picture.shape, Streams(1, 1, 1))]
-    found = array(carry_out_on_device(tensor(picture), [step], own)) - picture
+    found = array(carry_out_on_device([tensor(picture)], [[step]], [own])[0]) - picture
     theirs = level_poisson_noise(picture, 0.5, np.random.default_rng(3), grey=grey).clip(0, 1) - picture
     assert np.array_equal(found[..., 0], found[..., 1]) == grey
     for level in range(16):
@@ -161,6 +160,120 @@ def test_poisson_noise_has_the_workers_distribution(grey: bool) -> None:
         error = (a.var() / len(a) + b.var() / len(b)) ** 0.5
         assert abs(a.mean() - b.mean()) < 5 * error
         assert abs(a.var() / b.var() - 1) < 0.2
+
+
+def mixed_batch(
+    operator: RealESRGAN, channels: int, first: int = 0
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Eight samples: crops of five sizes (two equal, sides of whole and of broken blocks, one below the filters'
+    reach), their parameters and numbers."""
+    sizes = [(64, 64), (64, 64), (80, 48), (50, 70), (96, 64), (34, 34), (12, 40), (64, 80)]
+    gts, parameters, own = [], [], []
+    for k, (height, width) in enumerate(sizes):
+        gt = photograph(channels)[:height, :width]
+        streams = Streams(6, 1, first + k)
+        parameters.append(operator.draw(streams, gt.shape))
+        own.append(numbers(operator, parameters[-1], gt.shape, streams))
+        gts.append(tensor(gt / np.float32(255)))
+    return gts, parameters, own
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("jpeg", ["libjpeg", "reference"])
+def test_a_batch_of_eight_equals_each_sample_alone_bit_for_bit(channels: int, jpeg: str) -> None:
+    """However many share a canvas, and whoever they are; before the last rounding, too, which hides small changes."""
+    operator = RealESRGANOptions(jpeg=jpeg, target_usm=True, blur_kernel_size=51).build(2)
+    seen: set[str] = set()
+    for first in (0, 8):
+        gts, parameters, own = mixed_batch(operator, channels, first)
+        seen |= {step["op"] for each in parameters for step in each["steps"]}
+        before = [gt.clone() for gt in gts]
+        alone = [
+            operator.apply_on_device([gt], [drawn], [mine], [255], together=1)[0]
+            for gt, drawn, mine in zip(gts, parameters, own, strict=True)
+        ]
+        steps = [drawn["steps"] for drawn in parameters]
+        starts = [
+            mirror_before(gt, *(2 * offset for offset in drawn["grid"]))
+            for gt, drawn in zip(gts, parameters, strict=True)
+        ]
+        unrounded = [carry_out_on_device([starts[k]], [steps[k]], [own[k]], 1)[0] for k in range(8)]
+        for together in (2, 8):
+            shared = carry_out_on_device(starts, steps, own, together)
+            assert all(torch.equal(*pair) for pair in zip(shared, unrounded, strict=True))
+        for members in (range(8), range(7, -1, -1), (5, 2, 6), (3, 1)):
+            chosen = [[each[k] for k in members] for each in (gts, parameters, own)]
+            for most in (None, 8):
+                found = operator.apply_on_device(
+                    chosen[0], chosen[1], chosen[2], [255] * len(members), together=most
+                )
+                for k, (lq, target) in zip(members, found, strict=True):
+                    assert torch.equal(lq, alone[k][0]) and torch.equal(target, alone[k][1]), (k, most)
+        assert all(torch.equal(*pair) for pair in zip(gts, before, strict=True))
+    assert seen == set(device_steps._OPERATORS) - {"jpeg" if jpeg == "reference" else "jpeg_reference"}
+
+
+@pytest.mark.parametrize("side", [16, 24, 31, 32, 33, 48])
+def test_jpeg_beside_a_larger_picture_ends_at_its_own_border(side: int) -> None:
+    """Chroma is restored from its neighbours: at the border from itself, not from what lies there on the canvas."""
+    small, large = (
+        tensor(photograph(side=side) / np.float32(255)),
+        tensor(photograph(side=64) / np.float32(255)),
+    )
+    step, quality = {"op": "jpeg", "quality": 20.0}, torch.tensor([20.0])
+    alone = carry_out_on_device([small], [[step]], [[quality]], together=1)[0]
+    beside = carry_out_on_device([large, small], [[step]] * 2, [[quality]] * 2, together=2)[1]
+    assert torch.equal(alone, beside)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "broken"),
+    [
+        (jpeg_torch, "_repeat_edge", lambda chroma, size: None),
+        (ragged, "bordered", lambda picture, margin: F.pad(picture, (margin[1],) * 2 + (margin[0],) * 2)),
+    ],
+)
+def test_a_canvas_that_leaks_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, broken: Any
+) -> None:
+    """Without the care at the borders either a sample depends on its neighbours or it is no longer the workers'."""
+    monkeypatch.setattr(module, name, broken)
+    monkeypatch.setattr(device_steps, name, broken, raising=False)
+    with pytest.raises(AssertionError):
+        if module is jpeg_torch:
+            test_jpeg_beside_a_larger_picture_ends_at_its_own_border(32)
+        else:
+            test_each_step_agrees_with_the_workers(3, "libjpeg")
+
+
+def test_groups_are_bounded_by_count_and_by_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(10, 10), (100, 100), (90, 100), (20, 10), (100, 10)]
+    assert list(ragged.groups(sizes, None)) == [[1, 2, 4, 3, 0]]
+    assert list(ragged.groups(sizes, 2)) == [[1, 2], [4, 3], [0]]
+    monkeypatch.setattr(ragged, "MOST_PIXELS", 20_000)
+    assert list(ragged.groups(sizes, None)) == [[1, 2], [4, 3, 0]]
+    monkeypatch.setattr(ragged, "MOST_PIXELS", 50)
+    assert list(ragged.groups(sizes, None)) == [[1], [2], [4], [3], [0]]
+    assert list(ragged.groups([], None)) == []
+
+
+def test_samples_that_wait_for_the_same_step_take_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight plans of different length and order: each JPEG once for all, and far fewer calls than steps."""
+    operator = RealESRGANOptions().build(2)
+    gts, parameters, own = mixed_batch(operator, 3)
+    calls: Counter[str] = Counter()
+    for op, operator_ in list(device_steps._OPERATORS.items()):
+
+        def counted(pictures: Any, steps: Any, mine: Any, op: str = op, operator_: Any = operator_) -> Any:
+            calls[op] += 1
+            return operator_(pictures, steps, mine)
+
+        monkeypatch.setitem(device_steps._OPERATORS, op, counted)
+    operator.apply_on_device(gts, parameters, own, [255] * 8, together=8)
+    drawn = Counter(step["op"] for each in parameters for step in each["steps"])
+    assert calls["sharpen"] == 1 and drawn["sharpen"] == 8
+    assert calls["jpeg"] == 2 and drawn["jpeg"] == 16
+    assert sum(calls.values()) < sum(drawn.values()) / 2
 
 
 def test_mirroring_before_the_picture_is_numpys() -> None:

@@ -82,13 +82,13 @@ def test_nothing_waits_for_the_device(no_host_sync: Any) -> None:
     seen: set[str] = set()
     for jpeg in ("libjpeg", "reference"):
         operator = RealESRGANOptions(run_on="device", jpeg=jpeg, target_usm=True).build(2)
-        for k in range(8):
-            parameters = operator.draw(Streams(0, 1, k), gt.shape)
-            own = operator.device_numbers(parameters, gt.shape, Streams(0, 1, k))
-            numbers = [torch.from_numpy(each) for each in own]
+        drawn = [operator.draw(Streams(0, 1, k), gt.shape) for k in range(8)]
+        made = [operator.device_numbers(each, gt.shape, Streams(0, 1, k)) for k, each in enumerate(drawn)]
+        numbers = [[torch.from_numpy(array) for array in each] for each in made]
+        for together in (1, 8):
             with no_host_sync():
-                operator.apply_on_device(picture, parameters, numbers, 255)
-            seen |= {step["op"] for step in parameters["steps"]}
+                operator.apply_on_device([picture] * 8, drawn, numbers, [255] * 8, together=together)
+        seen |= {step["op"] for each in drawn for step in each["steps"]}
     assert seen == set(_OPERATORS)
 
 

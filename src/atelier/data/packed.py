@@ -89,25 +89,37 @@ def _job(sample: Clean) -> Job:
 
 
 @torch.no_grad()
-def degrade_packed(packed: Packed, degradation: Degradation, white: Tensor) -> tuple[Tensor, Tensor]:
+def degrade_packed(
+    packed: Packed, degradation: Degradation, white: Tensor, together: int | None = None
+) -> tuple[Tensor, Tensor]:
     """``(lq, gt)``, ``N x C x h x w`` and ``N x C x H x W`` float32, where ``packed`` lies.
 
     Args:
         packed: its tensors on the device.
         degradation: has a form for the device.
         white: 255 as a tensor there.
+        together: see :meth:`Degradation.apply_on_device`.
     """
-    pixels = packed.pixels
-    crops = _pieces(pixels, [job.shape for job in packed.jobs])
-    numbers = _pieces(packed.numbers, [shape for job in packed.jobs for shape in job.number_shapes])
-    pairs = []
-    for crop, job in zip(crops, packed.jobs, strict=True):
-        clean = crop.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format)
-        clean = clean / white if pixels.dtype == torch.uint8 else clean
-        own = [next(numbers) for _ in job.number_shapes]
-        lq, gt = degradation.apply_on_device(clean, job.parameters, own, job.white)
-        pairs.append((_trimmed(lq, job.margins, 1), _trimmed(gt, job.margins, degradation.scale)))
-    return torch.cat([lq for lq, _ in pairs]), torch.cat([gt for _, gt in pairs])
+    pixels, jobs = packed.pixels, packed.jobs
+    # One operator for all pixels; the samples are views of its result.
+    levels = pixels / white if pixels.dtype == torch.uint8 else pixels
+    clean = [
+        crop.permute(2, 0, 1)[None].contiguous() for crop in _pieces(levels, [job.shape for job in jobs])
+    ]
+    numbers = _pieces(packed.numbers, [shape for job in jobs for shape in job.number_shapes])
+    pairs = degradation.apply_on_device(
+        clean,
+        [job.parameters for job in jobs],
+        [[next(numbers) for _ in job.number_shapes] for job in jobs],
+        [job.white for job in jobs],
+        together,
+    )
+    lqs, gts = zip(*pairs, strict=True)
+    margins = [job.margins for job in jobs]
+    return (
+        torch.cat([_trimmed(lq, each, 1) for lq, each in zip(lqs, margins, strict=True)]),
+        torch.cat([_trimmed(gt, each, degradation.scale) for gt, each in zip(gts, margins, strict=True)]),
+    )
 
 
 def _pieces(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Iterator[Tensor]:

@@ -92,15 +92,23 @@ class Degradation(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no form for the device")
 
     def apply_on_device(
-        self, gt: Tensor, parameters: dict[str, Any], numbers: Sequence[Tensor], white: int | None
-    ) -> tuple[Tensor, Tensor]:
-        """``(lq, target)`` of one sample as tensor arithmetic on its device, without waiting for it.
+        self,
+        gts: Sequence[Tensor],
+        parameters: Sequence[dict[str, Any]],
+        numbers: Sequence[Sequence[Tensor]],
+        whites: Sequence[int | None],
+        together: int | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """``(lq, target)`` of every sample of a batch as tensor arithmetic on its device, without waiting for it.
+
+        A sample's result must not depend on who is beside it.
 
         Args:
-            gt: ``1 x C x H x W`` float32 in [0, 1].
-            parameters: of ``draw``.
-            numbers: of :meth:`device_numbers`, on that device.
-            white: the largest level of the picture's integers; None for floats.
+            gts: ``1 x C x H x W`` float32 in [0, 1], each of its size; not changed.
+            parameters: of ``draw``, for each.
+            numbers: of :meth:`device_numbers`, on that device, for each.
+            whites: the largest level of each picture's integers; None for floats.
+            together: at most this many samples in one computation; None: as suits the device.
 
         Returns:
             ``1 x C x H/scale x W/scale`` and ``1 x C x H x W``, float32, on whole levels where :meth:`apply` and

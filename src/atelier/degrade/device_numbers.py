@@ -70,3 +70,5 @@ _MAKERS: dict[str, Callable[[Step, Shape, Streams], Pixels]] = {
     "jpeg": _quality,
     "jpeg_reference": _quality,
 }
+NUMBERED = frozenset(_MAKERS)
+"""The operators that need an array."""

@@ -10,7 +10,7 @@ samples not rounded, black instead of repeated borders, and chroma repeated. For
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -26,7 +26,12 @@ _CHROMA_CORNER = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66,
 
 
 def jpeg_round_trip_torch(
-    pictures: Tensor, quality: Tensor, *, arithmetic: Arithmetic = "libjpeg", differentiable: bool = False
+    pictures: Tensor,
+    quality: Tensor,
+    *,
+    arithmetic: Arithmetic = "libjpeg",
+    differentiable: bool = False,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Encode and decode with 4:2:0 colour.
 
@@ -36,6 +41,8 @@ def jpeg_round_trip_torch(
         arithmetic: see the module.
         differentiable: rounding ``round(x) + (x - round(x))^3`` (Shin and Song, "JPEG-resistant adversarial images",
             2017), whose gradient is not zero.
+        sizes: ``(h, w)`` of pictures that lie on a larger canvas, whole blocks and carried on over theirs as
+            :func:`whole_blocks` does; None: each fills ``pictures``.
 
     Returns:
         Of the shape of ``pictures``, in [0, 1]; whole 8-bit levels with ``libjpeg`` unless differentiable, when samples
@@ -48,9 +55,7 @@ def jpeg_round_trip_torch(
     levels = pictures.clamp(0, 1) * 255
     if whole:
         levels = torch.round(levels)
-    unit = 8 if channels == 1 else 16
-    border = (0, -width % unit, 0, -height % unit)
-    levels = F.pad(levels, border, mode="replicate") if exact else F.pad(levels, border)
+    levels = whole_blocks(levels, arithmetic)
     percent = _percent(quality.to(levels.device), exact)
     luma, chroma = _tables(levels.device)
     if not exact:
@@ -69,6 +74,8 @@ def jpeg_round_trip_torch(
         if whole:
             y, small = torch.round(y.clamp(0, 255)), torch.round(small.clamp(0, 255))
         if exact:
+            for k, size in enumerate(sizes or ()):
+                _repeat_edge(small[k], size)
             large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
             # The library's triangle filter: 3/4 of the nearer and 1/4 of the farther sample each way.
             large = _floor(large, 8 / 16, 7 / 16) if whole else large
@@ -78,6 +85,28 @@ def jpeg_round_trip_torch(
     if whole:
         result = torch.round(result)
     return result[:, :, :height, :width].clamp(0, 255) / 255
+
+
+def whole_blocks(pictures: Tensor, arithmetic: Arithmetic = "libjpeg") -> Tensor:
+    """``N x C x H x W`` carried on at the right and below to a multiple of 16 (grey: 8), with its edge or black."""
+    height, width = pictures.shape[2:]
+    unit = 8 if pictures.shape[1] == 1 else 16
+    border = (0, -width % unit, 0, -height % unit)
+    if not any(border):
+        return pictures
+    return F.pad(pictures, border, mode="replicate") if arithmetic == "libjpeg" else F.pad(pictures, border)
+
+
+def _repeat_edge(chroma: Tensor, size: tuple[int, int]) -> None:
+    """Let the triangle filter see, beside the last row and column of a picture on a canvas, those again.
+
+    A side that is no multiple of 16 needs none: its last sample is restored from within its block, or cut off.
+    """
+    height, width = (side // 2 for side in size)
+    if size[0] % 16 == 0 and height < chroma.shape[1]:
+        chroma[:, height] = chroma[:, height - 1]
+    if size[1] % 16 == 0 and width < chroma.shape[2]:
+        chroma[:, :, width] = chroma[:, :, width - 1]
 
 
 def _soft_round(x: Tensor) -> Tensor:

@@ -17,25 +17,26 @@ MOST = 416
 
 
 def poisson_counts(levels: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts of mean ``levels / 255 * V``, V the number of different levels rounded up to a power of two.
+    """Counts of mean ``levels / 255 * V``, V the number of a picture's different levels rounded up to a power of two.
 
     The count is the smallest k whose probability of at most k exceeds the even number. Numbers of 24 bits end the
     upper tail at one in 2^24, 5.3 standard deviations.
 
     Args:
-        levels: int64 in 0..255, any shape, of one picture.
-        even: float32 in [0, 1), of the same shape.
+        levels: int64 in 0..255, ``N x M``: a picture a row.
+        even: float32 in [0, 1), of the same shape; negative where a row has no picture, whose level does not count.
 
     Returns:
-        ``(counts, V)``: int64 of that shape, and a float32 tensor of one value.
+        ``(counts, V)``: int64 of that shape, without meaning where a row has no picture, and float32 ``N x 1``.
     """
     distributions, exponents = _tables(levels.device)
-    seen = torch.zeros(256, dtype=torch.int64, device=levels.device).index_fill_(0, levels.flatten(), 1)
-    exponent = exponents.index_select(0, seen.sum().view(1))
-    rows = distributions.index_select(0, exponent).flatten()
+    seen = torch.zeros(len(levels), 257, dtype=torch.int64, device=levels.device)
+    seen.scatter_(1, torch.where(even < 0, 256, levels), 1)
+    exponent = exponents.index_select(0, seen[:, :256].sum(dim=1))
+    rows = distributions.index_select(0, exponent).flatten(1)
     # Row l of the chosen table holds l + P(count <= k): one sorted line, in which each level searches its own part.
-    found = torch.searchsorted(rows, (levels + even.double()).contiguous(), right=True)
-    return found - levels * MOST, torch.exp2(exponent.float())
+    found = torch.searchsorted(rows, levels + even.double(), right=True)
+    return found - levels * MOST, torch.exp2(exponent.float())[:, None]
 
 
 @lru_cache(maxsize=4)

@@ -89,19 +89,35 @@ class RealESRGAN(Degradation):
         return numbers_of(parameters["steps"], (height, width, shape[2]), streams)
 
     def apply_on_device(
-        self, gt: Tensor, parameters: dict[str, Any], numbers: Sequence[Tensor], white: int | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        gts: Sequence[Tensor],
+        parameters: Sequence[dict[str, Any]],
+        numbers: Sequence[Sequence[Tensor]],
+        whites: Sequence[int | None],
+        together: int | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
         """lq on 255 levels; the target as :meth:`target` makes it."""
-        from atelier.degrade.device_steps import carry_out_on_device, mirror_before, whole_levels
-        from atelier.degrade.usm import usm_sharp
+        from atelier.degrade.device_steps import (
+            carry_out_on_device,
+            mirror_before,
+            sharpened_on_device,
+            whole_levels,
+        )
 
-        top, left = parameters["grid"]
-        start = mirror_before(gt, self.scale * top, self.scale * left)
-        lq = whole_levels(carry_out_on_device(start, parameters["steps"], numbers), 255)[:, :, top:, left:]
+        grids = [each["grid"] for each in parameters]
+        starts = [
+            mirror_before(gt, self.scale * top, self.scale * left)
+            for gt, (top, left) in zip(gts, grids, strict=True)
+        ]
+        done = carry_out_on_device(starts, [each["steps"] for each in parameters], numbers, together)
+        lqs = [whole_levels(lq[:, :, top:, left:], 255) for lq, (top, left) in zip(done, grids, strict=True)]
         if not self.options.target_usm:
-            return lq, gt
-        sharp = usm_sharp(gt)
-        return lq, sharp if white is None else whole_levels(sharp, white)
+            return list(zip(lqs, gts, strict=True))
+        targets = [
+            sharp if white is None else whole_levels(sharp, white)
+            for sharp, white in zip(sharpened_on_device(gts, together), whites, strict=True)
+        ]
+        return list(zip(lqs, targets, strict=True))
 
     def stages(
         self, gt: Pixels, parameters: dict[str, Any], streams: Streams

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from atelier.degrade.ragged import bordered, correlated, size_of, stacked, unstacked
 
 
 def usm_sharp(
@@ -29,31 +32,31 @@ def usm_sharp(
     """
     with torch.autocast(pictures.device.type, enabled=False):
         x = pictures if pictures.dtype == torch.float64 else pictures.float()
-        residual = x - _smooth(x, size, sigma)
-        soft = _smooth((residual.abs() * 255 > threshold).to(x.dtype), size, sigma)
-        sharp = (x + weight * residual).clamp(0, 1)
-        return soft * sharp + (1 - soft) * x
+        return _sharpened(
+            x, lambda planes: _smooth(bordered(planes, (size // 2,) * 2), size, sigma), weight, threshold
+        )
+
+
+def usm_sharp_each(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`usm_sharp` of float32 pictures ``1 x C x h x w`` of different sizes, computed together."""
+    sizes = [size_of(picture) for picture in pictures]
+
+    def smooth(canvas: Tensor) -> Tensor:
+        return _smooth(stacked([bordered(each, (25, 25)) for each in unstacked(canvas, sizes)]), 51, 8.0)
+
+    return unstacked(_sharpened(stacked(pictures), smooth, 0.5, 10.0), sizes)
+
+
+def _sharpened(x: Tensor, smooth: Callable[[Tensor], Tensor], weight: float, threshold: float) -> Tensor:
+    residual = x - smooth(x)
+    soft = smooth((residual.abs() * 255 > threshold).to(x.dtype))
+    sharp = (x + weight * residual).clamp(0, 1)
+    return soft * sharp + (1 - soft) * x
 
 
 def _smooth(x: Tensor, size: int, sigma: float) -> Tensor:
-    """Gaussian blur of every channel of N×C×H×W."""
+    """Gaussian blur of every channel of N×C×H×W, whose border of ``size // 2`` pixels is lost."""
     place = torch.arange(size, device=x.device, dtype=x.dtype) - size // 2
     window = torch.exp(-place.square() / (2 * sigma**2))
-    window = window / window.sum()
-    count, channels, height, width = x.shape
-    # One group a plane: a depthwise filter keeps full float32 on a GPU, where an ordinary one may round to TF32.
-    planes = x.reshape(1, count * channels, height, width)
-    kernel = window.expand(count * channels, 1, 1, size)
-    planes = planes.index_select(3, mirrored(width, size // 2, x.device))
-    planes = F.conv2d(planes, kernel.contiguous(), groups=count * channels)
-    planes = planes.index_select(2, mirrored(height, size // 2, x.device))
-    planes = F.conv2d(planes, kernel.transpose(2, 3).contiguous(), groups=count * channels)
-    return planes.reshape(count, channels, height, width)
-
-
-def mirrored(length: int, margin: int, device: torch.device) -> Tensor:
-    """Indices of ``length`` pixels with ``margin`` mirrored ones on either side, mirrored again where that is short."""
-    place = torch.arange(-margin, length + margin, device=device)
-    period = max(2 * (length - 1), 1)
-    place = place.abs() % period
-    return torch.minimum(place, period - place) if length > 1 else torch.zeros_like(place)
+    window = (window / window.sum()).expand(len(x), -1)
+    return correlated(correlated(x, window[:, None, :]), window[:, :, None])
