@@ -76,19 +76,31 @@ def bundled(options_file: Path, root: Path, given: list[str] | None = None) -> l
             f"distill.teacher.0.weights={tiny_teacher(root, options.scale)}",
             "distill.teacher.0.quality_check=off",
         ]
+    if options.objective.begins_as is not None:
+        # A network that knows nothing is no start, but may be a control's.
+        overrides += [
+            f"distill.teacher.0.weights={tiny_teacher(root, options.scale, options.network_g.type)}",
+            "distill.random_teacher=[start]",
+        ]
     if options.network_g.type == "SwinIR":
         overrides += ["network_g.embed_dim=12", "network_g.depths=[2]", "network_g.num_heads=[2]"]
     return overrides
 
 
-def tiny_teacher(folder: Path, scale: int) -> Path:
-    """A weight file of a SwinIR that knows nothing, with two residual groups."""
+def tiny_teacher(folder: Path, scale: int, kind: str = "SwinIR") -> Path:
+    """A weight file of a network that knows nothing: a SwinIR with two residual groups, or another ``kind``."""
     import torch
 
-    from atelier.archs import save_weights
+    from atelier.archs import SRVGGNetCompact, save_weights
     from atelier.archs.swinir_options import SwinIROptions
 
     torch.manual_seed(1)
+    path = folder / "teacher.pth"
+    if kind == "SRVGGNetCompact":
+        net = SRVGGNetCompact(num_feat=14, num_conv=4, upscale=scale)
+        told = {"arch": kind, "options": net.options.model_dump(mode="json", exclude={"type"})}
+        save_weights(path, {"params": net.state_dict()}, told)
+        return path
     options = SwinIROptions(
         embed_dim=8,
         depths=(1, 1),
@@ -98,7 +110,6 @@ def tiny_teacher(folder: Path, scale: int) -> Path:
         upscale=scale,
         upsampler="pixelshuffle",
     )
-    path = folder / "teacher.pth"
     metadata = {"arch": "SwinIR", "options": options.model_dump(mode="json", exclude={"type"})}
     save_weights(path, {"params": options.build().state_dict()}, metadata)
     return path
@@ -185,6 +196,14 @@ def test_shipped_option_file_has_no_warnings(path: Path) -> None:
     assert "dist_params.port: does nothing: torchrun chooses the port" in port
     assert "milestone 200000 is not before total_iter 200000" in milestone
     assert "degradations are drawn per sample, so the pool is not needed" in pool
+
+
+def test_the_gan_template_spoils_pictures_as_the_readme_says() -> None:
+    """Without the line lq would be plain bicubic, and the network would learn to undo that alone."""
+    readme = (REPOSITORY / "README.md").read_text()
+    assert "degradations are Real-ESRGAN's" in readme
+    options = load_run_options(REPOSITORY / "options" / "finetune_gan_x2.yml")
+    assert options.effective_degradation.type == "realesrgan"
 
 
 def test_readme_names_only_commands_that_exist() -> None:

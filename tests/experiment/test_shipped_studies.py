@@ -35,6 +35,13 @@ def test_the_study_needs_no_excuse(plan: Plan) -> None:
     assert {arm.steps for arm in plan.arms.values()} == {1000}
 
 
+def test_the_shipped_apprentice_is_the_studys_arm(plan: Plan) -> None:
+    alone = load_run_options(REPOSITORY / "options" / "distill" / "compact_apprentice_x2.yml")
+    arm = plan.arms["apprentice"].options
+    assert alone.objective == arm.objective and alone.datasets == arm.datasets
+    assert (alone.network_g, alone.train) == (arm.network_g, arm.train)
+
+
 def test_no_picture_serves_twice(plan: Plan) -> None:
     assert set(check_overlap(plan)) == {"datasets.train", "datasets.val", "test.photographs"}
 
