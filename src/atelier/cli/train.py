@@ -44,6 +44,13 @@ def train(
             "--preflight", help="Only check what a run checks before its first step; writes nothing."
         ),
     ] = False,
+    build_cache: Annotated[
+        bool,
+        typer.Option(
+            "--build-cache",
+            help="Only compute what a distilling run's teachers will be asked (source: plan_cache); trains nothing.",
+        ),
+    ] = False,
     kair_names: Annotated[
         bool,
         typer.Option("--kair-names", help="Also write checkpoints as N_G.pth, N_E.pth and N_optimizerG.pth."),
@@ -84,6 +91,14 @@ def train(
     options = load_run_options(
         opt, [*(overrides or []), *(["path.layout=kair"] if kair_names else [])], force_yml or []
     )
+    if sum((preflight, debug, build_cache)) > 1:
+        raise UserError(
+            "--preflight, --debug and --build-cache each do something else than training: give one"
+        )
+    if build_cache:
+        from atelier.train.building_caches import build_caches
+
+        raise typer.Exit(build_caches(options, launcher=launcher, say=typer.echo))
     if preflight:
         from atelier.train.run import look_ahead_of
 

@@ -120,6 +120,22 @@ def look_ahead_of(
         return _Run(options, ranks, quiet=quiet).look()
 
 
+def training_data(options: RunOptions, ranks: Ranks, *, quiet: bool) -> SampleStream:
+    """This rank's share of the samples that the run trains on."""
+    return options.datasets.train.open(
+        scale=options.scale,
+        degradation=options.effective_degradation,
+        seed=options.manual_seed,
+        global_batch=options.datasets.train.batch_size_per_gpu * ranks.world,
+        rank=ranks.rank,
+        world=ranks.world,
+        in_channels=options.network_g.in_channels,
+        device=ranks.device,
+        cache=options.cache,
+        quiet=quiet,
+    )
+
+
 class _Run:
     """The steps of :func:`train`, sharing what they need."""
 
@@ -147,7 +163,7 @@ class _Run:
         checkpoint = choose_checkpoint(options, self.store, auto_resume=auto_resume, report=self.notes.append)
         check_weights(options, start=checkpoint is None)
         origin = origin_of(options, checkpoint)
-        data = self._training_data()
+        data = training_data(options, ranks, quiet=self.quiet)
         self.pictures = len(data)
         validator = Validator(options, ranks, self.folder)
         inherits = origin.start is not None and origin.start.mode(options.path.load) == "inherit"
@@ -203,21 +219,6 @@ class _Run:
                 self._tell([*trainer.objective.remarks(), *trainer.objective.close()])
             finally:
                 self.tracker.close()
-
-    def _training_data(self) -> SampleStream:
-        options, ranks = self.options, self.ranks
-        return options.datasets.train.open(
-            scale=options.scale,
-            degradation=options.effective_degradation,
-            seed=options.manual_seed,
-            global_batch=self.global_batch,
-            rank=ranks.rank,
-            world=ranks.world,
-            in_channels=options.network_g.in_channels,
-            device=ranks.device,
-            cache=options.cache,
-            quiet=self.quiet,
-        )
 
     def _restore(
         self,

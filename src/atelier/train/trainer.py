@@ -227,7 +227,7 @@ class Trainer:
         terms: dict[str, Tensor] = {}
         parts = self.objective.parts(batch, step)
         while True:
-            with self._autocast():
+            with self.autocast():
                 part = next(parts, None)
             if part is None:
                 return terms
@@ -235,7 +235,8 @@ class Trainer:
             terms.update(part.terms)
             terms.update({DETAIL + name: value for name, value in part.details.items()})
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
+        """The run's precision, under which an objective's parts are computed."""
         dtype = PRECISIONS[self.options.train.precision]
         if dtype is None:
             return nullcontext()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -15,11 +15,11 @@ from atelier.objectives.distill.mapping import describe_pairs, pairs_of
 from atelier.objectives.distill.options import DistillOptions
 from atelier.objectives.distill.plan_cache import Kind, PlanCache, check_room
 from atelier.objectives.distill.projectors import PairShape, load_projectors
-from atelier.objectives.distill.school import Faculty, School, Side
+from atelier.objectives.distill.school import Faculty, School, Side, kinds_of
 from atelier.objectives.distill.taps import Taps
 from atelier.objectives.distill.teacher import Teacher, random_twin, read_teacher
 from atelier.objectives.distill.term_options import ProjectorOptions
-from atelier.objectives.distill.terms import Term, build_terms
+from atelier.objectives.distill.terms import build_terms
 from atelier.randomness import Streams
 
 # Terms on features; the others read outputs alone.
@@ -84,15 +84,6 @@ def assemble(options: DistillOptions, network: nn.Module, setting: Setting) -> A
         file = read_weights(options.pretrain_projectors)
         load_projectors(apprentice.projectors, file.state, str(options.pretrain_projectors))
     return apprentice
-
-
-def kinds_of(options: DistillOptions, terms: Mapping[str, Term]) -> list[Kind]:
-    """The kinds of input on which ``terms`` ask a teacher for its output."""
-    kinds: list[Kind] = ["lq"] if any(term.needs_output for term in terms.values()) else []
-    upcycle = options.terms.upcycle if "upcycle" in terms else None
-    if upcycle is not None:
-        kinds += ["tiles", "zoom"] if upcycle.zoom_out else ["tiles"]
-    return kinds
 
 
 def caches_of(

@@ -89,6 +89,21 @@ class DistillObjective(Objective):
         active = self.balance.active(step)
         return {name: self.apprentice.terms[name] for name in active}  # type: ignore[misc]
 
+    def stored(self, step: int, numbers: Sequence[int]) -> bool:
+        """Whether no teacher has to be asked for an output that step ``step`` needs, all of them cached."""
+        assert self.apprentice is not None
+        return self.apprentice.school.stored(step, numbers, self._answering(step))
+
+    def store(self, batch: TrainingBatch, step: int) -> None:
+        """Ask the teachers what :meth:`parts` would ask of their outputs, for the caches to keep; nothing learns."""
+        assert self.apprentice is not None
+        self.apprentice.school.lesson(batch, step, self._answering(step))
+
+    def _answering(self, step: int) -> dict[str, Term]:
+        """The terms of ``step`` that need outputs; features are never stored."""
+        found = self.terms_at(step)
+        return {name: term for name, term in found.items() if term.needs_output or name == "upcycle"}
+
     def pixel(self, out: Tensor, gt: Tensor) -> Tensor:
         """The sum of the run's own losses, 0-d."""
         return _sum(self._content(out, gt))

@@ -162,6 +162,10 @@ class PlanCache:
         live = self.codec.seen_through(self.teacher.output(inputs))
         return float((live - self._decoded(found, inputs.device)).abs().max())
 
+    def holds(self, kinds: Sequence[Kind], step: int, numbers: Sequence[int]) -> bool:
+        """Whether the answers to ``kinds`` of input for these samples of ``step`` are there, in sound files."""
+        return all(self.stores[kind].find(step, numbers) is not None for kind in kinds)
+
     def coverage(self, last: int) -> float:
         """The share of steps 1 to ``last`` that is stored, of the kind of which least is."""
         return min((store.coverage(last) for store in self.stores.values()), default=0.0)

@@ -94,6 +94,15 @@ class Faculty:
         return self.combine(self._outputs(kind, lq, at), None)
 
 
+def kinds_of(options: DistillOptions, terms: Mapping[str, Term]) -> list[Kind]:
+    """The kinds of input on which ``terms`` ask a teacher for its output."""
+    kinds: list[Kind] = ["lq"] if any(term.needs_output for term in terms.values()) else []
+    upcycle = options.terms.upcycle if "upcycle" in terms else None
+    if upcycle is not None:
+        kinds += ["tiles", "zoom"] if upcycle.zoom_out else ["tiles"]
+    return kinds
+
+
 class School:
     """Builds each step's lesson.
 
@@ -162,6 +171,15 @@ class School:
         """Whether a term learns from the real teachers or from the random twin."""
         random: Collection[str] = self.options.random_teacher
         return "random" if term in random or term.rsplit("_", 1)[0] in random else "real"
+
+    def stored(self, step: int, numbers: Sequence[int], terms: Mapping[str, Term]) -> bool:
+        """Whether the caches hold everything that ``terms`` ask of their teachers for these samples of ``step``."""
+        for side, faculty in self.faculties.items():
+            mine = {name: term for name, term in terms.items() if self.side_of(name) == side}
+            kinds = kinds_of(self.options, mine)
+            if any(not cache.holds(kinds, step, numbers) for cache in faculty.caches if cache is not None):
+                return False
+        return True
 
     @property
     def caches(self) -> list[PlanCache]:
