@@ -102,7 +102,8 @@ def _best(record: RunRecord) -> str | None:
         best, _ = best_so_far(result, best)
     if best is None:
         return None
-    return f"step {best.iteration:,}, {best.protocol} {best.value:.2f} on {best.name}: models/{files[0].name}"
+    # The metric and the set stand in the section of the set; a fact is one glance.
+    return f"step {best.iteration:,} ({best.value:.2f})"
 
 
 def _series(record: RunRecord, key: str) -> list[tuple[float, float]]:
@@ -189,7 +190,9 @@ def _detail_charts(record: RunRecord) -> list[Chart | None]:
 
 def _training_charts(record: RunRecord) -> list[Chart]:
     charts = [
-        make_chart(f"Loss {name}", points, unit="weighted", may_be_log=True)
+        make_chart(f"Discriminator's {name}", points, unit="mean output")
+        if name.startswith("out_d_")
+        else make_chart(f"Loss {name}", points, unit="weighted", may_be_log=True)
         for name, points in _named_series(record, "losses").items()
     ]
     charts += _detail_charts(record)
