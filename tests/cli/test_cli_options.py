@@ -40,6 +40,7 @@ def test_a_good_file(run_file: Path) -> None:
         f"{run_file}: OK\n"
         "  network  SRVGGNetCompact, x2, 3 -> 3 channels\n"
         "  train    bundled, 4 crops of 64 a step and process\n"
+        "  lq       made by bicubic\n"
         "  val      val: photos/gt (pairs)\n"
         "  losses   L1Loss x 1, FFTLoss x 0.05\n"
         "  steps    5000, Adam lr 0.001, constant\n"

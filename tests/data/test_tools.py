@@ -253,5 +253,7 @@ def test_preview_and_shards_commands(tmp_path, make_folder):
         catch_exceptions=False,
     )
     assert shown.exit_code == 0 and "8 samples of step 1 to 2" in shown.output and sheet.is_file()
+    assert f"{tmp_path / 'sheet_steps.png'} and .json" in shown.output.replace("\n", "")
+    assert (tmp_path / "sheet_steps.png").is_file() and (tmp_path / "sheet_steps.json").is_file()
     off = runner.invoke(commands.app, ["shards", "-opt", str(opt), "cache.enabled=false"])
     assert isinstance(off.exception, UserError)

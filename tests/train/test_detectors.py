@@ -137,6 +137,8 @@ def test_quality_below_the_first_validation() -> None:
     records = [*run_of()[:40]]
     records += [validation(4500, 20.0)]
     assert [alarm.detector for alarm in heard(records)] == ["not converging"]
+    assert heard([*run_of()[:40], validation(4500, 26.08)]) == []  # below by the last digit alone
+    assert heard([*run_of()[:40], validation(4500, 26.08)], convergence={"fall": 0.0}) != []
     young = [train_record(100), validation(100, 26.0), train_record(200), validation(200, 20.0)]
     assert heard(young) == []
 

@@ -358,7 +358,7 @@ def preview(
 ) -> None:
     """Write a contact sheet of lq/gt pairs of a run, exactly as its network will see them."""
     from atelier.data.loader import TrainingData
-    from atelier.data.preview import preview_sheet
+    from atelier.data.preview import preview_sheet, stages_path
 
     options = _train_data_options(opt, overrides)
     train = options.datasets.images
@@ -376,6 +376,10 @@ def preview(
     finally:
         data.close()
     typer.echo(f"{count} samples of step {step}{f' to {step + steps - 1}' if steps > 1 else ''}: {output}")
+    if not train.dataroot_lq:
+        typer.echo(
+            f"the first of them after every step, with what was drawn: {stages_path(output)} and .json"
+        )
 
 
 @app.command()

@@ -131,6 +131,7 @@ def summary(options: RunOptions) -> str:
         "network": f"{options.network_g.type}, x{options.scale}, "
         f"{options.network_g.in_channels} -> {options.network_g.out_channels} channels",
         "train": f"{_source(train)}, {train.batch_size_per_gpu} {train.sample_size} a step and process",
+        "lq": f"made by {options.effective_degradation.type}" if train.needs_degradation else "",
         "val": "; ".join(f"{key}: {_source(data)}" for key, data in options.datasets.validation.items())
         or "none",
         "losses": losses,

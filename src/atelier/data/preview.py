@@ -53,8 +53,13 @@ def preview_sheet(
     write_sheet(path, tiles[:limit], labels[:limit])
     if stages and data.assembler.degradation is not None:
         count = min(stages, len(data.assembler.share))
-        write_stages(data, path.with_name(f"{path.stem}_steps.png"), step=steps[0], samples=range(count))
+        write_stages(data, stages_path(path), step=steps[0], samples=range(count))
     return len(tiles[:limit])
+
+
+def stages_path(sheet: Path) -> Path:
+    """The picture of the steps beside a sheet of :func:`preview_sheet`; ``.json`` of that name holds the numbers."""
+    return sheet.with_name(f"{sheet.stem}_steps.png")
 
 
 def write_stages(data: TrainingData, path: Path, *, step: int, samples: Sequence[int]) -> None:

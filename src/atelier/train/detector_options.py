@@ -25,6 +25,9 @@ class ConvergenceOptions(Options):
         le=1,
         description="share of total_iter after which validation must not be below its first value",
     )
+    fall: float = Field(
+        0.001, ge=0, description="share of the first validation's value by which a later one may be below it"
+    )
 
 
 class CollapseOptions(Options):

@@ -150,7 +150,8 @@ def _below_first(
     if len(deciding) < 2:
         return None
     (_, start, _), (at, now, higher) = deciding[0], deciding[-1]
-    worse = now < start if higher else now > start
+    least = options.fall * abs(start)  # averaged weights hardly move at first: a last digit says nothing
+    worse = now < start - least if higher else now > start + least
     # 20,000 of the source plan's 200,000 steps, as a share.
     if worse and at >= options.patience * total_iter:
         seen = f"validation gives {now:.4g}, worse than the first one's {start:.4g}"
