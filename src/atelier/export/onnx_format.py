@@ -6,13 +6,9 @@ slopes of PReLU are [C, 1, 1]: what the runtimes of this field read.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -65,10 +61,10 @@ def to_onnx(traced: Traced, opset: int) -> onnx.ModelProto:
     import onnx
     import torch
 
-    from atelier.export.trace import AXES, INPUT, OUTPUT, causes, first_line
+    from atelier.export.trace import AXES, INPUT, OUTPUT, causes, first_line, quiet
 
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 traced.program,
                 (traced.example,),
@@ -96,8 +92,17 @@ def to_onnx(traced: Traced, opset: int) -> onnx.ModelProto:
         raise UserError(f"ONNX (opset {opset}) has no form for {where}: {first_line(last)}") from error
     assert program is not None
     model = program.model_proto
+    _trim_slopes(model)
     onnx.checker.check_model(model)
     return model
+
+
+def _trim_slopes(model: onnx.ModelProto) -> None:
+    """Slopes of PReLU as [C, 1, 1]: the exporter writes [1, C, 1, 1], which some converters refuse."""
+    slopes = {node.input[1] for node in model.graph.node if node.op_type == "PRelu"}
+    for tensor in model.graph.initializer:
+        if tensor.name in slopes and len(tensor.dims) == 4 and tensor.dims[0] == 1:
+            del tensor.dims[0]
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -112,17 +117,3 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Sub(self, op.Mul(op.Floor(op.Div(self, other)), other))
 
     return {torch.ops.aten.remainder.Scalar: remainder}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's remarks are about its own inside; what matters comes back as an error."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

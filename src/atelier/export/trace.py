@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +62,7 @@ def trace(
     example = torch.zeros(3, channels, height, width)
     dynamic = torch.export.Dim.DYNAMIC
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             program = torch.export.export(
                 Door(net, precision == "fp16").eval(),
                 (example,),
@@ -72,6 +77,19 @@ def trace(
             f"{first_line(error)}"
         ) from error
     return Traced(program, example, _least_size(program))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """PyTorch's tracer and exporter remark on their own inside; what matters comes back as an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _steps(multiple: int) -> int:
