@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import ValidationError
@@ -36,6 +36,17 @@ class LoadedNetwork:
     transfer: Mapping[str, Any] | None = None
 
 
+@runtime_checkable
+class HoldsFrozen(Protocol):
+    """A network whose files may leave out parts that it has from elsewhere."""
+
+    def with_frozen(self, file: StateFile) -> Mapping[str, Tensor]:
+        """The file's tensors and the parts left out; a :class:`UserError` where they are not the file's."""
+
+    def file_record(self) -> Mapping[str, Any]:
+        """What its files say about those parts, beside the weights."""
+
+
 def load_network(path: Path | str, *, param_key: str | None = None) -> LoadedNetwork:
     """The network that a weight file holds; architecture and hyper-parameters from metadata, keys and shapes.
 
@@ -49,6 +60,10 @@ def load_network(path: Path | str, *, param_key: str | None = None) -> LoadedNet
     options = options_of(file)
     if options is None:
         return _through_spandrel(file)
+    if options.works_on == "clips":
+        raise UserError(
+            f"{_name(file)} colours films ({options.type}); use: atelier colorize -m {_name(file)}"
+        )
     with torch.random.fork_rng(
         devices=()
     ):  # the weights drawn here are replaced; nobody's numbers should shift
@@ -154,6 +169,8 @@ def require_usable(report: LoadReport, min_loaded: float, *, inheritable: bool =
 def _without_constants(net: nn.Module, file: StateFile) -> tuple[Mapping[str, Tensor], dict[str, str]]:
     """(the file's tensors without constants of the architecture, ignored key -> why)."""
     options = getattr(net, "options", None)
+    if isinstance(net, HoldsFrozen):
+        return net.with_frozen(file), {}
     if not isinstance(options, NetworkOptions):
         return file.state, {}
     told = file.metadata.get("options")

@@ -16,6 +16,7 @@ NETWORKS: Registry[NetworkOptions] = Registry(
         "RRDBNet": "atelier.archs.rrdbnet_options:RRDBNetOptions",
         "DnCNN": "atelier.archs.dncnn_options:DnCNNOptions",
         "MSRResNet1": "atelier.archs.msrresnet_options:MSRResNet1Options",
+        "FusionSystem": "atelier.colorize.system_options:FusionSystemOptions",
     },
 )
 

@@ -26,7 +26,7 @@ from atelier.files import atomic_path
 
 _KEYS = ("params_ema", "params", "state_dict")
 # Entries of our files that are records, not weights.
-_RECORDS = ("options", "transfer")
+_RECORDS = ("options", "transfer", "frozen")
 # Where safetensors keeps our metadata; its header holds strings only.
 _HEADER = "atelier"
 
@@ -38,8 +38,9 @@ class StateFile:
     Attributes:
         state: name -> tensor on the CPU, ``module.`` prefixes stripped.
         param_key: the entry it stood under; None for a bare file.
-        metadata: what stood beside the weights, ``arch`` and ``options`` among it in our own files, and
-            ``transfer`` where ``atelier transfer`` wrote it (from which file, how).
+        metadata: what stood beside the weights, ``arch`` and ``options`` among it in our own files,
+            ``transfer`` where ``atelier transfer`` wrote it (from which file, how), and ``frozen``: parts that the
+            file leaves out.
         path: where it was read; None for a state from memory.
     """
 

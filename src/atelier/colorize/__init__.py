@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atelier.colorize.flow_options import FLOWS
     from atelier.colorize.matcher import ExemplarMatcher, ReferenceCache
     from atelier.colorize.matcher_options import EXEMPLARS
+    from atelier.colorize.model_files import LoadedSystem, load_system
     from atelier.colorize.references import Anchor, References
     from atelier.colorize.state import ClipFlow, SequenceOutput, SequenceState, Teacher
     from atelier.colorize.system import FusionSystem, PreparedReferences
@@ -26,6 +27,7 @@ _HOME = {
     "FlowResult": "flow",
     "FusionSystem": "system",
     "FusionSystemOptions": "system_options",
+    "LoadedSystem": "model_files",
     "PreparedReferences": "system",
     "ReferenceCache": "matcher",
     "References": "references",
@@ -33,6 +35,7 @@ _HOME = {
     "SequenceState": "state",
     "Teacher": "state",
     "cycle_confidence": "confidence",
+    "load_system": "model_files",
     "photometric_confidence": "confidence",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "FlowResult",
     "FusionSystem",
     "FusionSystemOptions",
+    "LoadedSystem",
     "PreparedReferences",
     "ReferenceCache",
     "References",
@@ -53,6 +57,7 @@ __all__ = [
     "SequenceState",
     "Teacher",
     "cycle_confidence",
+    "load_system",
     "photometric_confidence",
 ]
 

@@ -27,6 +27,10 @@ class FlowOptions(Component):
     def build(self) -> FlowBackend:
         """The working source on the CPU, frozen; a :class:`~atelier.errors.UserError` where weights are missing."""
 
+    def vacant(self) -> FlowBackend:
+        """The same with any weights, without reading a file: they will be filled in from a model file."""
+        return self.build()
+
 
 class DisFlowOptions(FlowOptions):
     """Dense inverse search of OpenCV: no weights, small motion, the default."""
@@ -67,7 +71,8 @@ class MemFlowFlowOptions(FlowOptions):
     def _weights_or_none(self) -> Self:
         if self.weights is not None and self.allow_random:
             raise ValueError("allow_random stands in for weights; give one of the two")
-        if self.input == "grey" and "target_ab" in self.model_fields_set:
+        # By value: a resolved option file names every key.
+        if self.input == "grey" and self.target_ab != "previous":
             raise ValueError("target_ab does something with input: lab only; remove it")
         return self
 
@@ -76,6 +81,14 @@ class MemFlowFlowOptions(FlowOptions):
         from atelier.colorize.flow_memflow import MemFlowBackend
 
         return MemFlowBackend(self)
+
+    def vacant(self) -> MemFlowBackend:
+        """See the base class."""
+        from atelier.colorize.flow_memflow import MemFlowBackend
+
+        backend = MemFlowBackend(self.model_copy(update={"weights": None, "allow_random": True}))
+        backend.options = self
+        return backend
 
 
 class RaftFlowOptions(FlowOptions):
@@ -98,6 +111,12 @@ class RaftFlowOptions(FlowOptions):
         from atelier.colorize.flow_raft import RaftFlow
 
         return RaftFlow(self)
+
+    def vacant(self) -> RaftFlow:
+        """See the base class."""
+        from atelier.colorize.flow_raft import RaftFlow
+
+        return RaftFlow(self, fill=False)
 
 
 FLOWS: Registry[FlowOptions] = Registry(

@@ -23,21 +23,27 @@ if TYPE_CHECKING:
 class RaftFlow(FlowBackend):
     """RAFT on grey pairs (current, previous); no state, depends on L alone.
 
+    Args:
+        options: which network and which file.
+        fill: read the weights; False leaves them drawn, for a model file that holds them.
+
     Raises:
         UserError: the weights are not there, or are another network's.
     """
 
-    def __init__(self, options: RaftFlowOptions) -> None:
+    def __init__(self, options: RaftFlowOptions, *, fill: bool = True) -> None:
         from torchvision.models import optical_flow
 
         super().__init__()
         self.options = options
-        path = options.weights if options.weights is not None else _found_or_fetched(options)
+        path = None
+        if fill:
+            path = options.weights if options.weights is not None else _found_or_fetched(options)
         make = optical_flow.raft_large if options.model == "large" else optical_flow.raft_small
         # The weights drawn here are replaced; nobody's numbers should shift.
         with torch.random.fork_rng(devices=()):
             self.network: nn.Module = make(weights=None)
-        self.report = load_whole(self.network, read_weights(path))
+        self.report = load_whole(self.network, read_weights(path)) if path is not None else None
         self.freeze()
 
     def estimate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,20 @@ class ExemplarOptions(Component):
     @abstractmethod
     def build(self) -> ExemplarMatcher:
         """The matcher, on the CPU, with its weights."""
+
+    def vacant(self, shapes: Mapping[str, tuple[int, ...]]) -> ExemplarMatcher:
+        """The same with any weights, without reading a file: they will be filled in from one with these ``shapes``."""
+        return self.build()
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Names of its children that do not learn."""
+        return ()
+
+    @property
+    def usual_rate(self) -> float | None:
+        """The learning rate that suits its beginning; None: the run's."""
+        return None
 
 
 class TinyExemplarOptions(ExemplarOptions):
@@ -114,6 +129,25 @@ class SwinTExCoOptions(ExemplarOptions):
         from atelier.colorize.matcher_swintexco import build_swintexco
 
         return build_swintexco(self, backbone)
+
+    def vacant(self, shapes: Mapping[str, tuple[int, ...]]) -> ExemplarMatcher:
+        """See the base class; ColorVidNet is built where ``shapes`` have it."""
+        from atelier.archs.swintexco_backbone import require_timm
+
+        require_timm()
+        from atelier.colorize.matcher_swintexco import vacant_swintexco
+
+        return vacant_swintexco(self, shapes)
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """The features and ColorVidNet; with ``freeze`` the matching network too."""
+        return ("embed_net", "colornet", *(("nonlocal_net",) if self.freeze else ()))
+
+    @property
+    def usual_rate(self) -> float | None:
+        """1e-5 for trained weights, 1e-4 from scratch."""
+        return 1e-5 if self.checkpoint is not None else 1e-4
 
 
 EXEMPLARS: Registry[ExemplarOptions] = Registry(

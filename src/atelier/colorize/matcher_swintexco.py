@@ -175,6 +175,14 @@ def build_swintexco(options: SwinTExCoOptions, backbone: Path | None) -> SwinTEx
     return SwinTExCoMatcher(embed_net, nonlocal_net, colornet, options, sources, notes)
 
 
+def vacant_swintexco(options: SwinTExCoOptions, shapes: Mapping[str, tuple[int, ...]]) -> SwinTExCoMatcher:
+    """The matcher with drawn weights, to be filled from a file whose tensors have these ``shapes``."""
+    first = shapes.get("colornet.conv1_1.0.weight")
+    with torch.random.fork_rng(devices=()):
+        colornet = ColorVidNet(first[1], out_scale=_COLORNET_SCALE) if first is not None else None
+        return SwinTExCoMatcher(SwinEmbedNet(), WarpNet(), colornet, options, {})
+
+
 def _load(net: torch.nn.Module, file: StateFile) -> WeightSource:
     report = load_whole(net, file)
     return WeightSource(report.source, report.path, report.sha256)

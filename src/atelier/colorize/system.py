@@ -124,6 +124,8 @@ class FusionSystem(nn.Module):
         self.fusion = parts.fusion
         self.options = parts.options
         self.flow.requires_grad_(False)
+        #: Names of the modules that never learn; a copy of the system keeps them.
+        self.frozen_parts = ("flow", *(f"exemplar.{part}" for part in _frozen_children(self.exemplar)))
         self._state: SequenceState | None = None
         self.train(self.training)
         if device is not None:
@@ -161,6 +163,18 @@ class FusionSystem(nn.Module):
             {"params": [p for p in part.parameters() if p.requires_grad], "name": name}
             for name, part in parts.items()
         ]
+
+    def with_frozen(self, file: StateFile) -> Mapping[str, Tensor]:
+        """A model file's tensors and those of the frozen parts it leaves out, if they are the ones of its training."""
+        from atelier.colorize.model_files import with_frozen
+
+        return with_frozen(self, file)
+
+    def file_record(self) -> Mapping[str, Any]:
+        """What model files say of the frozen parts: ``frozen`` (source and SHA-256 of each), ``notes``."""
+        from atelier.colorize.model_files import frozen_record
+
+        return {"frozen": frozen_record(self), "notes": list(getattr(self.exemplar, "notes", ()))}
 
     def load_matching(self, file: StateFile) -> LoadReport:
         """Give SwinTExCo's matching network (``exemplar.nonlocal_net``) weights trained with a fusion network.
@@ -361,6 +375,15 @@ class FusionSystem(nn.Module):
             self, frames_lab, references_pil, references, state, return_memflow
         )
         return result
+
+
+def _frozen_children(module: nn.Module) -> list[str]:
+    """Children that hold tensors of which none learns."""
+    return [
+        name
+        for name, child in module.named_children()
+        if child.state_dict() and not any(each.requires_grad for each in child.parameters())
+    ]
 
 
 def _no_cache(references: References) -> ReferenceCache:
