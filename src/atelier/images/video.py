@@ -250,6 +250,8 @@ class VideoReader:
             return self._av.open(path, metadata_errors="replace")
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist") from error
+        except self._av.EOFError as error:
+            raise UserError(f"{self.name} has no frames: it ends after its header") from error
         except self._av.FFmpegError as error:
             known = "y4m data" if path == PIPE else "a film that FFmpeg can read, or it is cut off"
             raise UserError(f"{self.name} is not {known} ({error.strerror or error})") from error

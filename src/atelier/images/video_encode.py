@@ -230,11 +230,11 @@ def _refusal(plan: Plan) -> str | None:
     from av import logging
 
     picture = plan.picture
+    if plan.codec == "libx265" and min(picture.width, picture.height) < _SMALLEST_X265:
+        return f"a side below {_SMALLEST_X265} pixels"
     halved = ("420" in plan.pixel_format, "420" in plan.pixel_format or "422" in plan.pixel_format)
     if plan.codec in _EVEN and ((halved[0] and picture.height % 2) or (halved[1] and picture.width % 2)):
         return "an odd side with chroma of half size"
-    if plan.codec == "libx265" and min(picture.width, picture.height) < _SMALLEST_X265:
-        return f"a side below {_SMALLEST_X265} pixels"
     before = logging.get_level()
     logging.set_level(logging.PANIC)
     try:

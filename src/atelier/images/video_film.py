@@ -130,21 +130,25 @@ def transform_film(
     target_start = report.frames = target.frames_done
     total = source.facts.frames
     with progress(title, total, "frames", done=report.frames, quiet=quiet) as bar:
-        threads = [
+        decoder, encoder = (
             threading.Thread(target=work, name=work.__name__, daemon=True) for work in (decode, encode)
-        ]
-        for thread in threads:
-            thread.start()
+        )
+        decoder.start()
+        encoder.start()
         finished = False
         broken: BaseException | None = None
         try:
             while (item := _get(decoded, stop)) is not None:
                 if isinstance(item, BaseException):
-                    # What was processed before it is still encoded: a segment may be full.
+                    # What comes before it is still encoded: a segment may be full.
                     broken = item
                     break
                 start = time.monotonic()
-                pixels, state = process(item, state)
+                try:
+                    pixels, state = process(item, state)
+                except Exception as error:
+                    broken = error
+                    break
                 report.processing += time.monotonic() - start
                 ends = target.segment is not None and (item.index + 1) % target.segment == 0
                 saved = save_state(state) if save_state is not None and ends else None
@@ -152,17 +156,19 @@ def transform_film(
                     break
                 report.frames += 1
                 del item, pixels, saved
-            finished = not failures and not stop.is_set() and _put(processed, None, stop)
+            finished = not stop.is_set() and _put(processed, None, stop)
         finally:
             if not finished:
                 stop.set()
-            for thread in threads:
-                thread.join()
+            encoder.join()
+            # The decoder may be waiting for room that nobody makes any more.
+            stop.set()
+            decoder.join()
             if failures or broken is not None or not finished:
                 target.abandon()
-    for error in (*failures, broken):
-        if error is not None:
-            raise error
+    for failure in (*failures, broken):
+        if failure is not None:
+            raise failure
     start = time.monotonic()
     target.finish()
     report.joining = time.monotonic() - start

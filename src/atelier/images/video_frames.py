@@ -68,10 +68,10 @@ def list_frames(name: str) -> list[Path]:
     ]
     if not pictures:
         raise UserError(f"no pictures in {folder}")
-    return sorted(pictures, key=_natural)
+    return sorted(pictures, key=natural_order)
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Sort key by which frame 2 comes before frame 10."""
     parts = re.split(r"(\d+)", path.name)
     return [(1, int(part)) if part.isdigit() else (0, part) for part in parts]

@@ -45,7 +45,7 @@ class Ledger:
             for path in folder.iterdir():
                 if not self._counts(path):
                     path.unlink()
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif _foreign(folder):
             raise UserError(f"{folder} holds no work of this program; move it, or choose another output")
 
     @property
@@ -81,7 +81,7 @@ class Ledger:
     def remove(self) -> None:
         """The work is done, or is not wanted."""
         if self.folder.is_dir():
-            if not (self.folder / _PLAN).is_file() and any(self.folder.iterdir()):
+            if not (self.folder / _PLAN).is_file() and _foreign(self.folder):
                 raise UserError(
                     f"{self.folder} holds no work of this program; move it, or choose another output"
                 )
@@ -105,3 +105,8 @@ class Ledger:
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number:06d}.{suffix}"
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether a folder without a plan holds more than the beginning of one (files being written are hidden)."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())

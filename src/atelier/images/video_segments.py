@@ -50,7 +50,8 @@ class VideoWriter:
     """Writes a film in segments of a fixed number of frames, beside the output in ``NAME.parts/``.
 
     Each segment has its own encoder and no B-frames, so a run that goes on after a stop gives the same packets as
-    one that was never stopped. The parts are Nut files: their time base is that of the source, whatever it is.
+    one that was never stopped. The parts are Nut files (MOV for codecs that Nut does not know): their time base is
+    that of the source, whatever it is.
     :meth:`finish` joins them by copying packets, with every audio, subtitle and data packet of the source as it
     is, chapters and notes; the output appears under its name when it is whole.
 
@@ -106,6 +107,7 @@ class VideoWriter:
         self.left_out: list[str] = []
         """Streams that the container cannot hold and that are neither audio nor subtitles."""
         self._copied = self._try_container()
+        self._kind = "nut" if _holds("nut", self.plan.codec) else "mov"
         require_writable(output)
         decided = {
             "size": list(size),
@@ -190,11 +192,13 @@ class VideoWriter:
         self._frames, self._durations = 0, []
         with ExitStack() as stack:
             temporary = stack.enter_context(
-                atomic_path(self._ledger.media(len(self._ledger.segments), "nut"))
+                atomic_path(self._ledger.media(len(self._ledger.segments), self._kind))
             )
             # Through a file of our own: a full disk is then an error where it happens.
             file = stack.enter_context(temporary.open("wb"))
-            self._container = stack.enter_context(av.open(file, "w", format="nut"))
+            self._container = stack.enter_context(
+                av.open(file, "w", format=self._kind, container_options=self._container_options(self._kind))
+            )
             self._stream = self._container.add_stream(self.plan.codec, rate=self.plan.picture.rate)
             self._stream.time_base = self.plan.picture.time_base
             self._encoder = Encoder(self.plan, self._stream.codec_context)
@@ -248,15 +252,12 @@ class VideoWriter:
     def _join(self, file: Any) -> None:
         import av
 
-        # Without it Matroska's marks are random: the same film twice would differ.
-        container_options = {"fflags": "+bitexact"}
-        if self._format in ("mp4", "mov"):
-            # The movie's clock rounds where a film begins; as fine as the pictures' own it rounds nothing.
-            container_options["movie_timescale"] = str(_clock(self.plan.picture.time_base.denominator))
         with ExitStack() as stack:
-            first = stack.enter_context(av.open(str(self._ledger.media(0, "nut"))))
+            first = stack.enter_context(av.open(str(self._ledger.media(0, self._kind))))
             out = stack.enter_context(
-                av.open(file, "w", format=self._format, container_options=container_options)
+                av.open(
+                    file, "w", format=self._format, container_options=self._container_options(self._format)
+                )
             )
             video = out.add_stream_from_template(first.streams.video[0], opaque=True)
             video.time_base = self.plan.picture.time_base
@@ -268,12 +269,20 @@ class VideoWriter:
             for packet in heapq.merge(self._segments(video, header), others, key=_moment):
                 out.mux(packet)
 
+    def _container_options(self, container: str) -> dict[str, str]:
+        # Without it Matroska's marks are random: the same film twice would differ.
+        options = {"fflags": "+bitexact"}
+        if container in ("mp4", "mov"):
+            # The movie's clock rounds where a film begins; as fine as the pictures' own it rounds nothing.
+            options["movie_timescale"] = str(_clock(self.plan.picture.time_base.denominator))
+        return options
+
     def _segments(self, video: Any, header: bytes) -> Iterator[Packet[Any]]:
         import av
 
         step = max(round(1 / (self.plan.picture.rate * self.plan.picture.time_base)), 1)
         for number in range(len(self._ledger.segments)):
-            path = self._ledger.media(number, "nut")
+            path = self._ledger.media(number, self._kind)
             durations = json.loads(path.with_suffix(".json").read_text())["durations"]
             with av.open(str(path)) as part:
                 stream = part.streams.video[0]
@@ -327,6 +336,17 @@ class VideoWriter:
 
 class _Abandoned(Exception):
     pass
+
+
+def _holds(container: str, codec: str) -> bool:
+    import av
+
+    with av.open(io.BytesIO(), "w", format=container) as trial:
+        try:
+            trial.add_stream(codec)
+        except ValueError:
+            return False
+    return True
 
 
 def _kept(notes: Mapping[str, str]) -> dict[str, str]:

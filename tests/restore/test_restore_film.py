@@ -1,0 +1,166 @@
+"""``atelier restore`` on films: sizes, still frames, names, stops, channels that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from atelier.cli.restore import restore
+from atelier.errors import UserError
+from atelier.images.video import open_video
+from atelier.restore import model
+from atelier.restore.model import RestorationModel
+from atelier.restore.video import plan_film, restore_film
+from films import flat_film, moments, packets_of
+
+app = typer.Typer()
+app.command()(restore)
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    conv_net: Callable[..., nn.Module],
+    small_facts: Callable[..., Any],
+) -> Path:
+    """A working folder with ``net.pth`` (stands for a small x2 network) and ``film.mp4`` with two sound tracks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    flat_film(tmp_path / "film.mp4", frames=12, size=(24, 16), audio=2, still=3, aspect=Fraction(4, 3))
+    facts = small_facts()
+
+    def load(path: Path, **options: Any) -> RestorationModel:
+        chosen = replace(facts, in_channels=4, out_channels=4) if "four" in path.name else facts
+        return RestorationModel(conv_net(), chosen, device="cpu", precision=options["precision"])
+
+    monkeypatch.setattr(model, "load_model", load)
+    return tmp_path
+
+
+def run(*words: str) -> Any:
+    result = CliRunner().invoke(app, list(words))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_a_film_twice_as_large(folder: Path) -> None:
+    result = run("-i", "film.mp4", "-m", "net.pth", "--crf", "1", "--segment", "5")
+    target = folder / "results" / "film_out.mp4"
+    assert result.exit_code == 0 and "12 frames in" in result.output
+    for stage in ("decoding", "processing", "encoding"):
+        assert stage in result.output
+    facts = open_video(target).facts
+    assert (facts.width, facts.height, facts.sample_aspect) == (48, 32, Fraction(4, 3))
+    assert moments(target) == moments(folder / "film.mp4")
+    before, after = packets_of(folder / "film.mp4", "audio"), packets_of(target, "audio")
+    assert len(before) == 2 and before == after
+    assert "done already" in run("-i", "film.mp4", "-m", "net.pth").output
+    assert "12 frames in" in run("-i", "film.mp4", "-m", "net.pth", "--overwrite").output
+
+
+def test_still_frames_are_restored_once(folder: Path) -> None:
+    flat_film(folder / "still.mkv", frames=12, size=(24, 16), codec="ffv1", still=3)
+    job = plan_film("still.mkv", "out.mkv")
+    assert job is not None
+    seen = []
+
+    def count(pixels: Any, on_tile: Any) -> Any:
+        seen.append(pixels)
+        return pixels
+
+    report = restore_film(count, job, lambda w, h: (w, h), quiet=True)
+    assert len(seen) == 4 and report.repeated == 8
+    assert "8 frames equal" in str(report)
+
+
+@pytest.mark.parametrize("outscale", ["1.5", "0.3"])
+def test_outscale_and_odd_sizes(folder: Path, outscale: str) -> None:
+    run("-i", "film.mp4", "-m", "net.pth", "-o", "o.mp4", "-s", outscale)
+    facts = open_video(folder / "o.mp4").facts
+    assert (facts.width, facts.height) == (int(24 * float(outscale)), int(16 * float(outscale)))
+
+
+def test_pictures_in_and_out(folder: Path) -> None:
+    run("-i", "film.mp4", "-m", "net.pth", "-o", "frames/%04d.png")
+    assert len(list((folder / "frames").iterdir())) == 12
+    run("-i", "frames", "-m", "net.pth", "-o", "again.mp4", "--rate", "24000/1001")
+    facts = open_video(folder / "again.mp4").facts
+    assert (facts.width, facts.height, facts.rate) == (96, 64, Fraction(24000, 1001))
+    run("-i", "frames/%04d.png", "-m", "net.pth", "-o", "more")
+    assert sorted(path.name for path in (folder / "more").iterdir()) == [f"{n:04d}.png" for n in range(12)]
+
+
+def test_a_stopped_film_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("-i", "film.mp4", "-m", "net.pth", "--segment", "3")
+    run(*words, "-o", "whole.mp4")
+    calls = []
+    real = RestorationModel.restore
+
+    def stopping(self: RestorationModel, image: Any, **options: Any) -> Any:
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, image, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RestorationModel, "restore", stopping)
+        assert run(*words, "-o", "b.mp4").exit_code != 0
+    assert not (folder / "b.mp4").exists()
+    result = run(*words, "-o", "b.mp4")
+    assert result.exit_code == 0
+    assert (folder / "b.mp4").read_bytes() == (folder / "whole.mp4").read_bytes()
+
+
+def test_what_is_refused(folder: Path) -> None:
+    (folder / "four.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match="takes 4 channels"):
+        run("-i", "film.mp4", "-m", "four.pth", "-o", "b.mp4")
+    with pytest.raises(UserError, match="no encoder 'h999'"):
+        run("-i", "film.mp4", "-m", "net.pth", "--codec", "h999")
+    with pytest.raises(UserError, match=r"absent\.mp4 does not exist"):
+        run("-i", "absent.mp4", "-m", "net.pth")
+    with pytest.raises(UserError, match="--rate never"):
+        run("-i", "frames/%d.png", "-m", "net.pth", "--rate", "never", "-o", "b.mp4")
+    (folder / "in").mkdir()
+    with pytest.raises(UserError, match="--crf: for films only"):
+        run("-i", "in", "-m", "net.pth", "--crf", "3")
+    with pytest.raises(UserError, match="overwritten by its own result"):
+        run("-i", "film.mp4", "-m", "net.pth", "-o", "film.mp4")
+    with pytest.raises(UserError, match="needs a name"):
+        run("-i", "-", "-m", "net.pth")
+    with pytest.raises(UserError, match="has timestamps of its own"):
+        run("-i", "film.mp4", "-m", "net.pth", "-o", "b.mp4", "--rate", "24")
+    assert not (folder / "b.mp4").exists() and not (folder / "results").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length(folder: Path) -> None:
+    """Peak memory of a process that streams 10,000 frames is that of one that streams 1,000, within 10 %."""
+    import subprocess
+    import sys
+
+    code = (
+        "import resource, sys\n"
+        "from atelier.restore.video import plan_film, restore_film\n"
+        "restore_film(lambda p, t: p, plan_film(sys.argv[1], sys.argv[2]), lambda w, h: (w, h), quiet=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for frames in (1000, 10000):
+        film = flat_film(folder / f"{frames}.mp4", frames=frames, size=(64, 48), audio=1)
+        words = [sys.executable, "-c", code, str(film), str(folder / f"{frames}_out.mp4")]
+        peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+        assert len(packets_of(folder / f"{frames}_out.mp4", "video")[0]) == frames
+    assert peaks[1] < 1.1 * peaks[0], peaks
+    print(np.array(peaks) / 1024)
