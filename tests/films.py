@@ -78,7 +78,7 @@ def flat_picture(index: int, size: tuple[int, int], *, deep: bool = False) -> An
     """Frame ``index`` of :func:`flat_film`: H×W×3, uint8, or uint16 where ``deep``."""
     width, height = size
     picture = np.empty((height, width, 3), np.uint8)
-    picture[...] = (40 + index * 7 % 180, 90, 200 - index)
+    picture[...] = (40 + index * 7 % 180, 90, 200 - index % 150)
     picture[: height // 2, : width // 2] = (220, 30, 40)
     return picture.astype(np.uint16) * 257 if deep else picture
 

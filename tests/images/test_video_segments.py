@@ -275,7 +275,7 @@ def test_a_full_disk_while_encoding(tmp_path: Path) -> None:
 
 def test_refusals_before_any_work(tmp_path: Path) -> None:
     source = flat_film(tmp_path / "a.mp4", audio=1)
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "no encoder 'h265x'": {"encoding": Encoding("h265x")},
         "aac encodes audio": {"encoding": Encoding("aac")},
         "ffv1 has no --crf": {"encoding": Encoding("ffv1", crf=3)},

@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
 from torch import nn
@@ -163,4 +162,3 @@ def test_memory_does_not_grow_with_the_length(folder: Path) -> None:
         peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
         assert len(packets_of(folder / f"{frames}_out.mp4", "video")[0]) == frames
     assert peaks[1] < 1.1 * peaks[0], peaks
-    print(np.array(peaks) / 1024)
