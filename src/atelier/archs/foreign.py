@@ -36,6 +36,8 @@ class ForeignNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] in [0, 1] to [B, out, H*scale, W*scale], not clamped."""
         height, width = x.shape[-2:]
+        # Some families (RCAN) work on their input in place; the caller's picture is not theirs.
+        x = x.clone()
         if is_open(x):
             return crop_to(self._openly(x), height * self.scale, width * self.scale)
         across, down = self._requirements.get_padding(width, height)

@@ -18,7 +18,7 @@ from atelier.archs.load import LoadedNetwork, load_network
 from atelier.errors import UserError
 from atelier.export.base import ExportFormat, Precision
 from atelier.export.proof import Network, Proof, prove, read_pictures
-from atelier.export.trace import INPUT, OUTPUT, Door, Traced, trace
+from atelier.export.trace import INPUT, OUTPUT, Door, Traced, first_line, trace
 from atelier.files import atomic_files, require_writable, sha256_of
 from atelier.restore.exported import facts_path, is_exported, open_exported
 from atelier.restore.memory import measure_cost
@@ -127,8 +127,14 @@ def _metadata(
     facts = loaded.facts
     module = traced.program.module()
     probe = torch.zeros(1, facts.in_channels, _PROBE, _PROBE)
-    with torch.no_grad():
-        cost = measure_cost(module, module, probe, ())
+    try:
+        with torch.no_grad():
+            cost = measure_cost(module, module, probe, ())
+    except AssertionError as error:  # what the trace took for granted and did not say before
+        raise UserError(
+            f"{facts.architecture} cannot be exported with open height and width: its steps depend on the size of the "
+            f"picture ({first_line(error)})"
+        ) from None
 
     def port(name: str, channels: int) -> dict[str, Any]:
         order = "grey" if channels == 1 else "RGB"
