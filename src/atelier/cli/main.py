@@ -10,6 +10,7 @@ import typer
 
 from atelier.cli import data as data_commands
 from atelier.cli import options as options_commands
+from atelier.cli.colorize import colorize
 from atelier.cli.compare import compare
 from atelier.cli.demo import demo
 from atelier.cli.evaluate import evaluate
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command(short_help="The main job in two minutes, nothing needed.")(demo)
 app.command(short_help="Train a network from an option file.")(train)
 app.command(short_help="Restore a picture or a folder of them.")(restore)
+app.command(short_help="Colour for grey films, from colour pictures.")(colorize)
 app.command(short_help="Measure a model on pictures.")(evaluate)
 app.command(short_help="Measure several models on the same pictures; success criteria; report.")(compare)
 app.command(short_help="Arms x seeds: which training is better, with what certainty.")(experiment)
@@ -42,6 +44,8 @@ app.command(short_help="Write the report.html of a run again.")(report)
 app.command(short_help="Architecture, size and cost of a weight file.")(info)
 app.add_typer(data_commands.app, name="data", help="Data set tools: fetch, extract, crop, check, preview ...")
 app.add_typer(options_commands.app, name="options", help="Check or convert an option file; JSON Schema.")
+
+_COLORIZE_LISTS = ("-i", "--input", "--input-dirs", "--reference", "--anchor")
 
 
 @app.callback(invoke_without_command=True)
@@ -57,21 +61,22 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
     """Accept ``--auto_resume`` for ``--auto-resume``: users of this field type either.
 
     Only names of long flags are touched, never their values, nor anything after ``--``. ``--force_yml`` takes every
-    word up to the next flag, as in BasicSR.
+    word up to the next flag, as in BasicSR; so do the lists of ``colorize``.
     """
     changed: list[str] = []
-    forcing = 0  # words that --force-yml has taken, + 1; 0: it is not taking any
+    lists = ("--force-yml", *(_COLORIZE_LISTS if arguments[:1] == ["colorize"] else ()))
+    taking, taken = "", 0  # a flag that takes every word, and how many it has taken
     for index, word in enumerate(arguments):
         if word == "--":
             return [*changed, *arguments[index:]]
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             word = name.replace("_", "-") + equals + value
-        if word.startswith("-"):
-            forcing = int(word == "--force-yml")
-        elif forcing:
-            changed += ["--force-yml"] if forcing > 1 else []
-            forcing += 1
+        if word.startswith("-") and word != "-":
+            taking, taken = (word if word in lists else ""), 0
+        elif taking:
+            changed += [taking] if taken else []
+            taken += 1
         changed.append(word)
     return changed
 

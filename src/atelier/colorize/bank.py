@@ -112,13 +112,12 @@ class ReferenceBank:
         kept, left = keep_references(self.roles, self.counts, self.limit, frame, likeness)
         return Choice(tuple(kept), tuple(left), likeness)
 
-    def prepared(self, kept: tuple[int, ...], frame: int) -> PreparedReferences:
-        """What a frame is coloured with: the keys of the references chosen, and its own colours where it is pinned."""
+    def prepared(self, kept: tuple[int, ...], frame: int, pinned: Tensor | None) -> PreparedReferences:
+        """What a frame is coloured with: the keys of the references chosen, and its own colours (:meth:`anchor`)."""
         if self._joined is None or self._joined[0] != kept:
             self._joined = None  # not both at once
             self._joined = kept, ReferenceCache.join([self._cache(number) for number in kept])
         cache = self._joined[1]
-        pinned = self.anchor(frame)
         if pinned is not None:
             return PreparedReferences(cache, References(pinned[None], (Anchor(frame),)))
         # No frame asks for the pictures themselves but one that is pinned.

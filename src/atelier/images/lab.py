@@ -88,10 +88,11 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
 
-def lab_to_rgb(lab: Tensor) -> Tensor:
+def lab_to_rgb(lab: Tensor, *, clip: bool = True) -> Tensor:
     """LAB ``[..., 3, H, W]`` in Lab units to sRGB, clipped to [0, 1]; types and errors as :func:`rgb_to_lab`.
 
-    Colours outside sRGB lose what the clip takes; a negative third value of the curve counts as 0 (skimage).
+    Colours outside sRGB lose what the clip takes (without ``clip`` they show as values outside [0, 1]); a negative
+    third value of the curve counts as 0 (skimage).
     """
     _three_channels(lab, "LAB")
     wide = lab if lab.dtype == torch.float64 else lab.float()
@@ -101,7 +102,8 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     relative = tuple(torch.where(f > _F, f**3, (f - 16 / 116) / 7.787) for f in curves)
     linear = torch.stack(_mix(relative, _FROM_RELATIVE), dim=-3)
     power = 1.055 * linear.clamp(min=_LINEAR) ** (1 / 2.4) - 0.055
-    return torch.where(linear > _LINEAR, power, 12.92 * linear).clamp(0, 1)
+    rgb = torch.where(linear > _LINEAR, power, 12.92 * linear)
+    return rgb.clamp(0, 1) if clip else rgb
 
 
 def grey_rgb(lightness: Tensor) -> Tensor:
