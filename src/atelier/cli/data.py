@@ -323,9 +323,27 @@ def prepare_set5(
     _report(report.lines(dry_run), not report.failed)
 
 
+def _check_clips(opt: Path) -> None:
+    from atelier.data.clip_checking import check_clips
+    from atelier.data.clip_options import TrainClipsOptions, ValClipsOptions
+    from atelier.errors import UserError
+
+    options = _train_data_options(opt, None)
+    train, validation = options.datasets.train, options.datasets.validation
+    if not isinstance(train, TrainClipsOptions):
+        raise UserError(
+            f"{opt} trains on {train.type}: give its folder of pictures; option files are for clips"
+        )
+    films = {key: each for key, each in validation.items() if isinstance(each, ValClipsOptions)}
+    typer.echo("\n".join([*options.warnings(), *check_clips(train, films, options.cache)]))
+
+
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder with (clean) pictures, or an .lmdb.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder with (clean) pictures, an .lmdb, or the option file of a run on clips."),
+    ],
     lq: Annotated[Path | None, typer.Option(help="Folder with their degraded versions.")] = None,
     scale: Annotated[int | None, typer.Option(help="gt side / lq side; needed with --lq.")] = None,
     filename_tmpl: Annotated[str, typer.Option(help="lq name without suffix for the gt name {}.")] = "{}",
@@ -334,8 +352,12 @@ def check(
 ) -> None:
     """Decode every picture and list unreadable, truncated, tiny, mixed, duplicate and badly paired ones.
 
-    Exit code 1 when something must be mended; duplicates alone are only told.
+    Exit code 1 when something must be mended; duplicates alone are only told. Of a run on clips (datasets.train.type
+    clips) it opens all films and tells how many clips take their reference by which rule.
     """
+    if folder.suffix.lower() in {".yml", ".yaml", ".json"}:
+        _check_clips(folder)
+        return
     from atelier.data.checking import check_folder
     from atelier.data.sources import open_folders
 

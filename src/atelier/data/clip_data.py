@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from atelier.data.clip_augment import augmented
 from atelier.data.clip_batch import ClipBatch
 from atelier.data.clip_samples import ClipShare, FindMotion, LightnessDraw, find_motion, make_sample
 from atelier.data.clip_sources import ClipSource
@@ -133,7 +134,7 @@ class _Assembler:
             epoch, place = divmod((step - 1) * self.global_batch + number, len(self.source))
             clip = self.source.draw(int(epoch_order(self.seed, epoch, len(self.source))[place]), streams)
             sample = make_sample(
-                clip,
+                augmented(clip, options.reference.augment, streams),
                 flip=options.use_hflip and bool(streams("flip").random() < 0.5),
                 lightness=self._lightness(streams),
             )

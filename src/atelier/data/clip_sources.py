@@ -36,14 +36,14 @@ class RawClip:
     """A clip as pixels, before it is flipped and turned into LAB.
 
     Attributes:
-        frames: RGB ``[T, h, w, 3]``, uint8, uint16 or float32 in [0, 1].
+        frames: T of RGB ``[h, w, 3]``, each uint8, uint16 or float32 in [0, 1].
         references: RGB ``[h, w, 3]`` each, of the clip's size.
         roles: one for each reference.
         name: film, frames and references, for messages.
         motion: None where it is not known.
     """
 
-    frames: Colours
+    frames: Sequence[Colours]
     references: Sequence[Colours]
     roles: tuple[Role, ...]
     name: str

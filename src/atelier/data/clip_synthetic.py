@@ -49,9 +49,9 @@ class SyntheticClips(ClipSource):
         references = [clip.rgb[0]] * self.exemplars
         if self.anchor:
             references = [clip.rgb[self.gap], *references]
-        anchors: tuple[Role, ...] = (0,) if self.anchor else ()
-        exemplars: tuple[Role, ...] = ("exemplar",) * self.exemplars
-        return RawClip(clip.rgb[kept], references, anchors + exemplars, name, _motion(clip, kept))
+        roles: list[Role] = [0] if self.anchor else []
+        roles += ["exemplar"] * self.exemplars
+        return RawClip(list(clip.rgb[kept]), references, tuple(roles), name, motion_of(clip, kept))
 
     def rules(self) -> Mapping[str, int]:
         """All clips are served by the film itself."""
@@ -83,14 +83,17 @@ class SyntheticFilms(ClipSource):
         """Clip ``number``; ``streams`` is not used."""
         clip = bundled_clip(self.names, self.frames, self.size, Streams(self.seed, 0, number)("clip"))
         role: Role = 0 if self.anchor else "exemplar"
-        return RawClip(clip.rgb, [clip.rgb[0]], (role,), f"synthetic_{number}", _motion(clip, slice(None)))
+        return RawClip(
+            list(clip.rgb), [clip.rgb[0]], (role,), f"synthetic_{number}", motion_of(clip, slice(None))
+        )
 
     def rules(self) -> Mapping[str, int]:
         """The first frame of each clip."""
         return {"the first frame": self.clips}
 
 
-def _motion(clip: Clip, kept: slice) -> RawMotion:
+def motion_of(clip: Clip, kept: slice = slice(None)) -> RawMotion:
+    """The exact motion of the frames ``kept`` of a synthetic clip."""
     flow, valid = np.array(clip.flow[kept]), np.array(clip.valid[kept])
     flow[0], valid[0] = 0, False  # the frame before is no part of the clip
     return RawMotion(flow, valid)

@@ -62,6 +62,10 @@ class DatasetOptions(Component):
         """Where the material comes from, in a few words."""
         return self.type
 
+    def notes(self) -> list[str]:
+        """What is allowed but probably not meant, one sentence each."""
+        return []
+
 
 class TrainSetOptions(DatasetOptions):
     """``datasets.train``, whatever it holds: how samples are grouped and prepared."""

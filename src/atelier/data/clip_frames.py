@@ -1,0 +1,269 @@
+"""Frames of films and reference pictures as one source for the shard cache, at the size that training needs.
+
+Frames are resized when they are decoded: a film of 1080 lines would take twenty times the space, and each draw would
+resize it again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from atelier.data.options import CacheOptions
+from atelier.data.sources import Item, Shape, Source, digest
+from atelier.errors import UserError
+from atelier.files import atomic_write
+
+Size = tuple[int, int]
+
+
+class Fit(Protocol):
+    """How large a picture becomes."""
+
+    def __call__(self, size: Size) -> Size:
+        """New (height, width) of a picture of this (height, width)."""
+
+
+@dataclass(frozen=True)
+class Cover:
+    """The shorter side becomes ``short_side``, more where ``crop`` would not fit; the aspect stays."""
+
+    short_side: int
+    crop: Size | None = None
+
+    def __call__(self, size: Size) -> Size:
+        """See the class."""
+        height, width = size
+        factor = self.short_side / min(size)
+        if self.crop is not None:
+            factor = max(factor, self.crop[0] / height, self.crop[1] / width)
+        least = self.crop or (1, 1)
+        return max(least[0], round(height * factor)), max(least[1], round(width * factor))
+
+
+@dataclass(frozen=True)
+class Between:
+    """The shorter side ends between ``least`` and ``most``; the aspect stays."""
+
+    least: int
+    most: int
+
+    def __call__(self, size: Size) -> Size:
+        """See the class."""
+        shorter = min(size)
+        factor = min(max(shorter, self.least), self.most) / shorter
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+@dataclass(frozen=True)
+class FilmFile:
+    """A video file with its facts.
+
+    Attributes:
+        frames: how many frames decode.
+        size: height and width of the upright frames.
+    """
+
+    path: Path
+    frames: int
+    size: Size
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: Path
+    fit: Fit
+    film: FilmFile | None = None
+    frame: int = 0
+
+
+class FrameSource(Source):
+    """Pictures and frames of films in the order they were added.
+
+    Args:
+        title: for messages.
+        identity: tells this selection from others.
+    """
+
+    def __init__(self, title: str, identity: str) -> None:
+        self.title, self.identity = title, identity
+        self.items: list[Item] = []
+        self._entries: list[_Entry] = []
+        self._sizes: dict[Path, Size] = {}
+        self._decoder = _Decoder()
+
+    def add_picture(self, path: Path, fit: Fit) -> int:
+        """The number of a picture file."""
+        self._entries.append(_Entry(path, fit))
+        self.items.append(Item(str(path), str(path), stamp(path)))
+        return len(self.items) - 1
+
+    def add_film(self, film: FilmFile, fit: Fit) -> range:
+        """The numbers of a film's frames."""
+        first, seen = len(self.items), stamp(film.path)
+        for frame in range(film.frames):
+            self._entries.append(_Entry(film.path, fit, film, frame))
+            self.items.append(Item(f"{film.path}#{frame}", f"{film.path} frame {frame}", seen))
+        return range(first, len(self.items))
+
+    def original_shape(self, index: int) -> Shape:
+        """``(H, W, C)`` in the file; raises :class:`UserError` naming it."""
+        from atelier.images import image_shape
+
+        entry = self._entries[index]
+        return (*entry.film.size, 3) if entry.film is not None else image_shape(entry.path)
+
+    def shape(self, index: int) -> Shape:
+        """``(h, w, 3)`` as it is read."""
+        height, width, _ = self.original_shape(index)
+        return (*self._entries[index].fit((height, width)), 3)
+
+    def read(self, index: int) -> npt.NDArray[Any]:
+        """RGB ``h×w×3`` of the file's depth; grey pictures are spread, alpha is dropped."""
+        entry = self._entries[index]
+        if entry.film is not None:
+            pixels = self._decoder.frame(entry.film, entry.frame)
+        else:
+            from atelier.images import read_image
+
+            pixels = read_image(entry.path).pixels
+            pixels = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
+        return resized(pixels, entry.fit((pixels.shape[0], pixels.shape[1])))
+
+    @property
+    def has_films(self) -> bool:
+        """Whether some pictures are frames of a video file."""
+        return any(entry.film is not None for entry in self._entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoder": _Decoder()}
+
+
+class _Decoder:
+    """Frames of films, asked for about in order by several threads, each film decoded once from front to back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._path: Path | None = None
+        self._frames: Iterator[Any] | None = None
+        self._reader: Any = None
+        self._next = 0
+        self._waiting: dict[tuple[Path, int], npt.NDArray[Any]] = {}
+
+    def frame(self, film: FilmFile, number: int) -> npt.NDArray[Any]:
+        with self._lock:
+            while (film.path, number) not in self._waiting:
+                if self._path != film.path or number < self._next:
+                    self._open(film.path)
+                assert self._frames is not None
+                frame = next(self._frames, None)
+                if frame is None:
+                    raise UserError(
+                        f"{film.path}: has {self._next} frames now, but {film.frames} when it was looked at; was it "
+                        "written anew?"
+                    )
+                self._waiting[film.path, self._next] = frame.pixels
+                self._next += 1
+            return self._waiting.pop((film.path, number))
+
+    def _open(self, path: Path) -> None:
+        from atelier.images.video import open_video
+
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = open_video(path)
+        self._path, self._frames, self._next = path, self._reader.frames(), 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Decoder, ())
+
+
+def stamp(path: Path) -> str:
+    """Size and modification time of a file."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    return f"{facts.st_size}/{facts.st_mtime_ns}"
+
+
+def resized(pixels: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+    """``H×W×3`` at ``size``: the mean of what a pixel covers when it becomes smaller, bicubic when larger."""
+    import cv2
+
+    height, width = size
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    smaller = height * width < pixels.shape[0] * pixels.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    result: npt.NDArray[Any] = cv2.resize(pixels, (width, height), interpolation=how)
+    return result.clip(0, 1) if result.dtype == np.float32 else result
+
+
+def look_at_film(path: Path, cache: CacheOptions) -> FilmFile:
+    """Frames and size of a video file. Counting decodes it once; the cache folder remembers the count.
+
+    Containers only estimate how many frames decode.
+
+    Raises:
+        UserError: no film, damaged, without frames, or PyAV is missing.
+    """
+
+    def count() -> list[int]:
+        from atelier.images.video import open_video
+
+        source = open_video(path)
+        try:
+            facts = source.facts
+            return [sum(1 for _ in source.frames()), facts.height, facts.width]
+        finally:
+            source.close()
+
+    frames, height, width = remembered(cache, digest(["film", str(path.absolute()), stamp(path)]), count)
+    return FilmFile(path, frames, (height, width))
+
+
+def remembered(cache: CacheOptions, key: str, compute: Callable[[], Any]) -> Any:
+    """A plain value that takes long to find, kept in the cache folder where the cache is in use."""
+    if not cache.enabled:
+        return compute()
+    file = cache.root / "facts" / f"{key}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_text())
+    value = compute()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(file, json.dumps(value).encode())
+    except OSError as error:
+        raise UserError(f"shard cache: {file} cannot be written: {error.strerror or error}") from error
+    return value
+
+
+def uneven(source: FrameSource, film: str, numbers: Sequence[int]) -> list[str]:
+    """What is wrong with a film's picture files by their headers: unreadable, of another size, or grey."""
+    problems: list[str] = []
+    first: Shape | None = None
+    for number in numbers:
+        try:
+            shape = source.original_shape(number)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if shape[2] < 3:
+            problems.append(f"{source.items[number].place}: a grey picture; frames need their true colours")
+        first = first or shape
+        if shape[:2] != first[:2]:
+            problems.append(
+                f"{source.items[number].place}: {shape[1]}x{shape[0]}, the first frame of {film} is "
+                f"{first[1]}x{first[0]}; the frames of a film have one size"
+            )
+            break
+    return problems
