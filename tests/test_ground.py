@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from atelier.errors import UserError, did_you_mean, nearest
-from atelier.files import atomic_path, atomic_write, require_writable, sha256_of
+from atelier.files import atomic_files, atomic_path, atomic_write, require_writable, sha256_of
 from atelier.progress import progress, track
 from atelier.randomness import Streams
 
@@ -43,6 +43,39 @@ def test_a_failure_leaves_the_older_file_alone(tmp_path: Path, error: BaseExcept
         raise error
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_several_files_appear_together_and_in_place_of_older_ones(tmp_path: Path) -> None:
+    main, beside = tmp_path / "net.xml", tmp_path / "net.bin"
+    main.write_text("old")
+    with atomic_files([main, beside]) as (first, second):
+        first.write_text("new")
+        second.write_text("weights")
+        assert main.read_text() == "old"
+        assert not beside.exists()
+    assert (main.read_text(), beside.read_text()) == ("new", "weights")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+
+
+def test_several_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, beside = tmp_path / "net.xml", tmp_path / "net.bin"
+    main.write_text("old")
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if target == main and self.name == main.name:
+            raise OSError(errno.ENOSPC, "full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with (
+        pytest.raises(UserError, match=r"net.xml: the disk is full"),
+        atomic_files([main, beside]) as written,
+    ):
+        for path in written:
+            path.write_text("new")
+    assert main.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["net.xml"]
 
 
 def test_a_place_is_tried_before_long_work(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ SIZES: Final = ((48, 64), (64, 40), (37, 53))
 
 BATCHES: Final = (1, 2)
 
+NEEDED: Final = len(SIZES) * sum(BATCHES)
+"""More pictures than this are not looked at."""
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -89,7 +92,7 @@ def _line(label: str, run: Run) -> str:
 
 
 def read_pictures(paths: Sequence[Path], channels: int) -> list[tuple[str, Tensor]]:
-    """(name, [C, H, W] float32 in [0, 1]) of each file, brought to ``channels``; alpha is left out.
+    """(name, [C, H, W] float32 in [0, 1]) of the first :data:`NEEDED` files in ``channels``, without alpha.
 
     Raises:
         UserError: no file, one that cannot be read, or a network of other channels than 1 or 3.
@@ -101,7 +104,7 @@ def read_pictures(paths: Sequence[Path], channels: int) -> list[tuple[str, Tenso
             f"the network takes {channels} channels; pictures for the proof have 1 (grey) or 3 (RGB)"
         )
     pictures = []
-    for path in paths:
+    for path in paths[:NEEDED]:
         tensor = to_tensor(read_image(path).pixels)
         colour = tensor[: 1 if tensor.shape[0] < 3 else 3]
         if channels == 1 and colour.shape[0] == 3:
