@@ -15,6 +15,7 @@ from atelier.evaluate.results import ValidationResult
 from atelier.experiment import run
 from atelier.experiment.cells import change_cell, value_cell
 from atelier.experiment.latency import latencies
+from atelier.experiment.markdown import report_markdown
 from atelier.experiment.options import load_study
 from atelier.experiment.plan import make_plan
 from atelier.experiment.report import Extras, extras_of, headline, render, write_study_report
@@ -142,7 +143,16 @@ def test_latency_is_measured_once_for_each_network(
     times = [time for by_batch in kept["networks"].values() for time in by_batch.values()]
     assert all(0 < time["p50"] <= time["p95"] and time["rounds"] >= 3 for time in times)
     assert f"{1000 * kept['networks']['low']['8']['p95']:.2f} ms" in html
-    assert extras_of(told, results).latency == kept
+    assert told["latency"] == kept
+    assert set(kept["memory"]) == set(kept["networks"]) and all(
+        size > 1e4 for size in kept["memory"].values()
+    )
+    markdown = (results.plan.root / "report.md").read_text(encoding="utf-8")
+    for cell in (
+        f"{1000 * kept['networks']['low']['8']['p95']:.2f} ms",
+        f"{kept['memory']['low'] / 1e6:.1f} MB",
+    ):
+        assert cell in html and cell in markdown
     assert latencies(Results(results.plan, results.runs, results.plan.runs[:1]), []) is None
 
 
@@ -159,6 +169,17 @@ def test_lost_weights_are_told_and_the_rest_is_shown(
         aside.rename(model)
     assert parts.places == []
     assert any("low/seed_0 is not shown" in note for note in parts.notes)
+
+
+def test_what_the_teacher_costs_an_arm_is_in_both_reports(
+    finished: tuple[dict[str, Any], Results, str],
+) -> None:
+    study = copy.deepcopy(finished[0])
+    assert all(arm["cost"]["teacher_share"] is None for arm in study["arms"])
+    study["arms"][1]["cost"] |= {"teacher_share": 0.734, "cache_bytes": 35_000_000_000}
+    text = Page(render(study, Extras())).text
+    assert "73.4 % 35 GB stored" in text
+    assert "| 73% | 35 GB |" in report_markdown(study)
 
 
 def made_up(told: dict[str, Any]) -> dict[str, Any]:

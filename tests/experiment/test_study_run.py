@@ -240,6 +240,23 @@ def test_what_changed_after_results_is_in_the_report(study: Path) -> None:
     assert any("min_effect: 0.01 -> 0.5" in note for note in told(study)["notes"])
 
 
+def test_contrasts_added_later_are_told_also_by_a_report_alone(study: Path) -> None:
+    """Once results could be seen, a comparison is no planned one, however the report is made."""
+    pairs = [["low", "none"]]
+    run(study_of(study, arms=ARMS, contrasts=pairs), report_only=True, say=lambda line: None)
+    written = told(study)
+    assert [each["planned"] for each in written["contrasts"]] == [False]
+    notes = [note for note in written["notes"] if "contrasts" in note]
+    assert len(notes) == 1 and notes[0].startswith("changed after")
+    folder = study / "experiments" / "lr"
+    assert "low against none (added later)" in (folder / "report.md").read_text()
+    assert "added after results could be seen" in (folder / "report.html").read_text()
+    # Told once, and still told by the next report.
+    run(study_of(study, arms=ARMS, contrasts=pairs), report_only=True, say=lambda line: None)
+    assert [note for note in told(study)["notes"] if "contrasts" in note] == notes
+    assert not told(study)["contrasts"][0]["planned"]
+
+
 def test_a_failing_arm_is_tried_twice_and_stops_nobody(study: Path) -> None:
     arms = {
         "bad": {"path.pretrain_network_g": str(study / "missing.pth")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from atelier.archs import SRVGGNetCompact, save_weights
 from atelier.cli.main import app
 from atelier.errors import UserError
+from atelier.evaluate.run_record import read_run
 from atelier.objectives.distill.objective import DistillObjective
 from atelier.objectives.distill.teacher import Teacher
 from atelier.options.read import load_run_options
@@ -85,6 +87,12 @@ def test_after_building_no_teacher_is_called_and_the_run_is_the_same(
     cached = train(run_of(tmp_path, "built", *overrides), quiet=True).folder
     assert "64 answers read, 0 computed" in (cached / "train.log").read_text()
     assert calls == []
+    records = read_run(cached)
+    folders = {each.parent for each in shards(tmp_path)}
+    assert records.caches == {str(each): sum(f.stat().st_size for f in each.iterdir()) for each in folders}
+    shares = [line["teacher_share"] for line in records.train]
+    assert len(shares) == 3 and all(0 < share < 1 for share in shares)
+    assert "Teacher's answers on disk" in html.unescape((cached / "report.html").read_text())
     assert equal(online, cached)
 
 

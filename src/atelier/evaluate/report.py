@@ -86,6 +86,13 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     shares = _series(record, "data_share")
     if shares:
         facts.append(("Waiting for data, mean", f"{100 * statistics.fmean(y for _, y in shares):.1f} %"))
+    taught = _series(record, "teacher_share")
+    if taught:
+        facts.append(
+            ("Teacher's answers, mean", f"{100 * statistics.fmean(y for _, y in taught):.1f} % of the time")
+        )
+    if record.caches:
+        facts.append(("Teacher's answers on disk", f"{sum(record.caches.values()) / 1e9:.3g} GB"))
     memory = _series(record, "memory_mb")
     if memory:
         facts.append(("Peak memory", f"{max(y for _, y in memory):,.0f} MB"))

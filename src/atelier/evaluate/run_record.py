@@ -37,6 +37,7 @@ class RunRecord:
         train: the ``train`` records, one an iteration, ascending.
         validations: set -> its results, ascending by iteration.
         baselines: set -> the baseline's result.
+        caches: folder -> bytes of what the run's objective keeps on disk beside it (a teacher's stored answers).
         alarms: what the health detectors saw, in the order of the file.
         ema: (set, iteration) -> whether averaged weights were measured.
         options_text: ``options.yml`` as written, None where it is missing.
@@ -50,6 +51,7 @@ class RunRecord:
     train: list[dict[str, Any]] = field(default_factory=list)
     validations: dict[str, list[ValidationResult]] = field(default_factory=dict)
     baselines: dict[str, ValidationResult] = field(default_factory=dict)
+    caches: dict[str, int] = field(default_factory=dict)
     alarms: list[AlarmLine] = field(default_factory=list)
     ema: dict[tuple[str, int], bool] = field(default_factory=dict)
     options_text: str | None = None
@@ -140,6 +142,8 @@ def _read_metrics(record: RunRecord) -> None:
             elif kind == "baseline":
                 result = ValidationResult.from_json(entry)
                 record.baselines[result.name] = result
+            elif kind == "caches":
+                record.caches = {str(folder): int(size) for folder, size in entry["bytes"].items()}
             elif kind == "alarm":
                 texts = (str(entry[key]) for key in ("detector", "message", "remedy"))
                 record.alarms.append(AlarmLine(int(entry["iter"]), *texts))

@@ -108,6 +108,7 @@ def analyse(results: Results, manifest: Mapping[str, Any], *, command: str) -> d
             {
                 "arm": one,
                 "against": other,
+                "planned": [one, other] not in manifest.get("later_contrasts", []),
                 "comparison": _comparison(study, planned[one, other], higher),
                 "verdict": _verdict(study, planned[one, other], results.main_set, higher),
             }

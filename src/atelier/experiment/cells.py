@@ -59,3 +59,19 @@ def percent_cell(value: float | None, teacher: str | None) -> str:
 def one_line(text: str) -> str:
     """Text without line breaks."""
     return " ".join(str(text).split())
+
+
+def latency_rows(study: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Arm or teacher -> for every batch size p50, p95 and the ratio of p50 to the reference's; memory."""
+    latency = study["latency"]
+    if latency is None:
+        return []
+    base = latency["networks"][study["reference"]]
+    rows = []
+    for name, by_batch in latency["networks"].items():
+        cells = []
+        for batch, time in by_batch.items():
+            ratio = time["p50"] / base[batch]["p50"]
+            cells += [f"{1000 * time['p50']:.2f} ms", f"{1000 * time['p95']:.2f} ms", f"×{ratio:.2f}"]
+        rows.append((name, [*cells, f"{latency['memory'][name] / 1e6:.1f} MB"]))
+    return rows

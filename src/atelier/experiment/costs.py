@@ -18,9 +18,14 @@ def costs_of(results: Results, arm: Arm) -> dict[str, Any]:
     """Parameters (both counts), multiply-adds, and what training took according to the runs' own records.
 
     ``step_seconds`` is the median over the log lines of all runs, validation and saving left out; ``hours`` is the sum
-    over the arm's finished runs of steps times that.
+    over the arm's finished runs of steps times that. ``teacher_share`` is the share of that time which teachers'
+    answers took (reading stored ones included, filling a cache by the run that does it); ``cache_bytes`` what all
+    caches that the arm's runs used take on disk, other arms' use of the same ones not taken off.
     """
-    lines = [line for each in results.of(arm.name).values() for line in each.record.train]
+    runs = list(results.of(arm.name).values())
+    lines = [line for each in runs for line in each.record.train]
+    taught = [line["teacher_share"] for line in lines if line.get("teacher_share") is not None]
+    caches = {folder: size for each in runs for folder, size in each.record.caches.items()}
     batch = arm.options.datasets.train.batch_size_per_gpu
     rates = [line["images_per_s"] for line in lines if line.get("images_per_s")]
     seconds = batch / statistics.median(rates) if rates else None
@@ -30,8 +35,10 @@ def costs_of(results: Results, arm: Arm) -> dict[str, Any]:
         "step_seconds": seconds,
         "images_per_s": statistics.median(rates) if rates else None,
         "data_share": statistics.median(line.get("data_share", 0.0) for line in lines) if lines else None,
+        "teacher_share": statistics.median(taught) if taught else None,
+        "cache_bytes": sum(caches.values()) if caches else None,
         "peak_memory_mb": max((line.get("memory_mb") or 0.0 for line in lines), default=None),
-        "hours": len(results.of(arm.name)) * arm.steps * seconds / 3600 if seconds is not None else None,
+        "hours": len(runs) * arm.steps * seconds / 3600 if seconds is not None else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""How long the networks of a study take: measured once, when all runs are done, and kept with the study's own files."""
+"""How long the networks of a study take, and how much memory: measured once, when all runs are done, and kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
-from atelier.evaluate.latency import ROUNDS, WARMUPS, Timing, measure_times
+from atelier.evaluate.latency import ROUNDS, WARMUPS, Timing, measure_cost, measure_times
 from atelier.experiment.costs import SIZE
 from atelier.experiment.measure import weights_of
 from atelier.experiment.results import Results
@@ -28,12 +28,13 @@ def latencies(results: Results, teachers: list[str]) -> dict[str, Any] | None:
     timed too) or where a network cannot be loaded.
 
     Returns:
-        ``device``, ``size``, and ``networks``: name -> batch -> ``p50``, ``p95`` (seconds) and ``rounds``.
+        ``device``, ``size``, ``networks``: name -> batch -> ``p50``, ``p95`` (seconds) and ``rounds``, and ``memory``:
+        name -> bytes of float32 weights and of the tensors alive at once, at most, in one inference of one picture.
     """
     if results.missing:
         return None
     files, same = _networks(results, teachers)
-    asked = json.dumps([sorted(same.items()), SIZE, BATCHES])
+    asked = json.dumps([sorted(same.items()), SIZE, BATCHES, "memory"])
     digest = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
     kept = results.plan.own / "latency.json"
     if kept.exists():
@@ -41,7 +42,7 @@ def latencies(results: Results, teachers: list[str]) -> dict[str, Any] | None:
         if record["digest"] == digest:
             return record
     try:
-        measured, device = _measure(results, files)
+        measured, memory, device = _measure(results, files)
     except (UserError, RuntimeError):
         return None
     record = {
@@ -49,6 +50,7 @@ def latencies(results: Results, teachers: list[str]) -> dict[str, Any] | None:
         "device": device,
         "size": list(SIZE),
         "networks": {name: measured[network] for name, network in same.items()},
+        "memory": {name: memory[network] for name, network in same.items()},
     }
     atomic_write(kept, json.dumps(record, indent=1) + "\n")
     return record
@@ -69,7 +71,9 @@ def _networks(results: Results, teachers: list[str]) -> tuple[dict[str, Path], d
     return files, same
 
 
-def _measure(results: Results, files: dict[str, Path]) -> tuple[dict[str, dict[str, dict[str, float]]], str]:
+def _measure(
+    results: Results, files: dict[str, Path]
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, int], str]:
     import torch
 
     from atelier.restore import load_model
@@ -90,7 +94,11 @@ def _measure(results: Results, files: dict[str, Path]) -> tuple[dict[str, dict[s
         if device.type == "cuda"
         else f"{device.type}, {threads} {'thread' if threads == 1 else 'threads'}"
     )
-    return measured, name
+    memory = {
+        network: measure_cost(model, path, SIZE).memory_bytes
+        for model, (network, path) in zip(models, files.items(), strict=True)
+    }
+    return measured, memory, name
 
 
 def _plain(timing: Timing) -> dict[str, float]:

@@ -11,6 +11,7 @@ from atelier.evaluate.results import format_change
 from atelier.experiment.cells import (
     change_cell,
     difference_cells,
+    latency_rows,
     one_line,
     p_cell,
     percent_cell,
@@ -125,14 +126,14 @@ def _contrasts(study: Mapping[str, Any]) -> list[str]:
     unit = study["protocols"][metric]
     rows = [
         [
-            f"{each['arm']} against {each['against']}",
+            f"{each['arm']} against {each['against']}" + ("" if each["planned"] else " (added later)"),
             f"**{each['verdict']}**",
             *difference_cells(each["comparison"][test][metric], unit),
         ]
         for each in study["contrasts"]
     ]
     head = [
-        "planned contrast",
+        "contrast",
         "verdict",
         "difference",
         "95 % interval",
@@ -140,7 +141,12 @@ def _contrasts(study: Mapping[str, Any]) -> list[str]:
         "p, signs",
         "detectable",
     ]
-    return ["## Planned contrasts", _table(head, rows)]
+    later = [each for each in study["contrasts"] if not each["planned"]]
+    told = [
+        "Added later: asked after results of this study could be seen, so its p is not that of a planned comparison."
+    ]
+    title = "## Contrasts" if later else "## Planned contrasts"
+    return [title, _table(head, rows), *(told if later else [])]
 
 
 def _sets(study: Mapping[str, Any]) -> list[str]:
@@ -207,14 +213,32 @@ def _costs(study: Mapping[str, Any]) -> list[str]:
                 macs,
                 f"{arm['steps']:,}",
                 "–" if cost["step_seconds"] is None else f"{1000 * cost['step_seconds']:.1f} ms",
+                "–" if cost["teacher_share"] is None else f"{cost['teacher_share']:.0%}",
+                "–" if cost["cache_bytes"] is None else f"{cost['cache_bytes'] / 1e9:.3g} GB",
                 "–" if cost["hours"] is None else f"{cost['hours']:.2f} h",
                 "–" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:,.0f} MB",
                 catch,
             ]
         )
     head = ["arm", "parameters (without position tables)", "multiply-adds", "steps", "a step"]
-    head += ["training, all seeds", "peak memory", f"reaches {study['reference']}'s end after"]
-    return ["## Costs", _table(head, rows)]
+    head += ["teacher's share", "cache", "training, all seeds", "peak memory"]
+    head += [f"reaches {study['reference']}'s end after"]
+    return ["## Costs", _table(head, rows), *_latency(study)]
+
+
+def _latency(study: Mapping[str, Any]) -> list[str]:
+    latency = study["latency"]
+    if latency is None:
+        return ["Latency is measured once all runs are done."]
+    size = "×".join(map(str, latency["size"]))
+    head = ["network"]
+    for batch, time in latency["networks"][study["reference"]].items():
+        head += [f"batch {batch}, p50 ({time['rounds']} rounds)", "p95", f"to {study['reference']}"]
+    told = (
+        f"Latency, float32 eager, input {size}, on {latency['device']}; the networks take turns, arms of one "
+        "architecture share a measurement. Memory: weights and tensors alive at once, inference of one picture."
+    )
+    return [told, _table([*head, "memory"], [[name, *cells] for name, cells in latency_rows(study)])]
 
 
 def _arms(study: Mapping[str, Any]) -> list[str]:

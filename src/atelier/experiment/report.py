@@ -21,13 +21,13 @@ from atelier.evaluate.sections import Cell
 from atelier.experiment.cells import (
     change_cell,
     difference_cells,
+    latency_rows,
     one_line,
     p_cell,
     percent_cell,
     spread_cell,
     value_cell,
 )
-from atelier.experiment.latency import latencies
 from atelier.experiment.measure import read_result
 from atelier.experiment.report_charts import training_charts, validation_charts
 from atelier.experiment.report_pictures import PictureParts, picture_parts
@@ -48,14 +48,12 @@ class Extras:
         images: arm -> test set -> picture -> primary metric, mean over seeds.
         weights: ``arm/seed_0`` -> file and SHA-256 of the network that was judged.
         pictures: crops and sliders.
-        latency: what :func:`atelier.experiment.latency.latencies` measured; None where it was not.
     """
 
     protocols: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     images: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pictures: PictureParts = field(default_factory=PictureParts)
-    latency: Mapping[str, Any] | None = None
 
 
 def write_study_report(study: Mapping[str, Any], results: Results, path: Path) -> Path:
@@ -97,8 +95,7 @@ def extras_of(study: Mapping[str, Any], results: Results) -> Extras:
         file: {test: ValidationResult.from_json(each) for test, each in told["sets"].items()}
         for file, told in study["teachers"].items()
     }
-    measured = latencies(results, list(study["teachers"]))
-    return Extras(protocols, images, weights, picture_parts(results, teachers), measured)
+    return Extras(protocols, images, weights, picture_parts(results, teachers))
 
 
 def render(study: Mapping[str, Any], extras: Extras) -> str:
@@ -120,8 +117,8 @@ def render(study: Mapping[str, Any], extras: Extras) -> str:
         quality=validation_charts(study, extras.protocols),
         training=training_charts(study),
         costs=_cost_rows(study),
-        latency=extras.latency,
-        latencies=_latency_rows(study, extras.latency),
+        latency=study["latency"],
+        latencies=latency_rows(study),
         compared=[arm["name"] for arm in compared],
         wilcoxon=[p_cell(arm["per_image"]["wilcoxon_p"]) for arm in compared if arm["per_image"]],
         about=next((arm["per_image"]["about"] for arm in compared if arm["per_image"]), ""),
@@ -194,6 +191,7 @@ def _contrast_rows(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": f"{each['arm']} against {each['against']}",
+            "planned": each["planned"],
             "verdict": each["verdict"],
             "sign": _TONE.get(each["verdict"], 0),
             "cells": difference_cells(each["comparison"][test][metric], unit),
@@ -275,6 +273,12 @@ def _cost_rows(study: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
                         f"{cost['images_per_s']:.1f} images/s" if step is not None else "",
                     ],
                     [f"{100 * cost['data_share']:.1f} %" if cost["data_share"] is not None else "–"],
+                    [
+                        f"{100 * cost['teacher_share']:.1f} %" if cost["teacher_share"] is not None else "–",
+                        f"{cost['cache_bytes'] / 1e9:.3g} GB stored"
+                        if cost["cache_bytes"] is not None
+                        else "",
+                    ],
                     [f"{cost['peak_memory_mb']:,.0f} MB" if cost["peak_memory_mb"] else "–"],
                     [_hours(cost["hours"]) if cost["hours"] is not None else "–"],
                     _catch_up(arm),
@@ -289,28 +293,6 @@ def _hours(hours: float) -> str:
     if hours >= 1:
         return f"{hours:.2f} h"
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
-
-
-def _latency_rows(study: Mapping[str, Any], latency: Mapping[str, Any] | None) -> list[tuple[str, list[str]]]:
-    """Arm or teacher -> for every batch size p50, p95 and the ratio of p50 to the reference's."""
-    if latency is None:
-        return []
-    base = latency["networks"][study["reference"]]
-    return [
-        (
-            name,
-            [
-                text
-                for batch, time in by_batch.items()
-                for text in (
-                    f"{1000 * time['p50']:.2f} ms",
-                    f"{1000 * time['p95']:.2f} ms",
-                    f"×{time['p50'] / base[batch]['p50']:.2f}",
-                )
-            ],
-        )
-        for name, by_batch in latency["networks"].items()
-    ]
 
 
 def _macs(count: int) -> str:

@@ -110,6 +110,10 @@ def run(
         edited = _edited_runs(plan, known["runs"])
         if edited:
             raise UserError(_edited(plan, edited))
+        if "told" in known:
+            with manifest.edit() as data:
+                _note_later_changes(plan, data, data["runs"])
+                data["told"] = _told(plan.study)
         code = 0
     told = write_results(plan, manifest, command)
     failed = [each for each in told["missing"] if each["state"] == FAILED]
@@ -120,6 +124,7 @@ def run(
 def write_results(plan: Plan, manifest: Manifest, command: str) -> dict[str, Any]:
     """Write results.csv, summary.csv, study.json, report.md and report.html; returns the content of study.json."""
     from atelier.experiment.analysis import analyse
+    from atelier.experiment.latency import latencies
     from atelier.experiment.markdown import report_markdown, summary_csv
     from atelier.experiment.report import write_study_report
     from atelier.experiment.results import collect, results_csv
@@ -128,7 +133,8 @@ def write_results(plan: Plan, manifest: Manifest, command: str) -> dict[str, Any
     assert lock is not None
     try:
         results = collect(plan)
-        told = _plain(analyse(results, manifest.read(), command=command))
+        told = analyse(results, manifest.read(), command=command)
+        told = _plain({**told, "latency": latencies(results, list(told["teachers"]))})
         atomic_write(plan.root / "results.csv", results_csv(results))
         atomic_write(plan.root / "summary.csv", summary_csv(told))
         atomic_write(plan.root / "study.json", json.dumps(told, indent=1) + "\n")
@@ -324,6 +330,9 @@ def _note_later_changes(plan: Plan, data: dict[str, Any], begun: Mapping[str, An
     if not done or "told" not in data:
         return
     changes = diff_options(data["told"], _told(plan.study))
+    before, now = data["told"]["contrasts"], plan.study.contrasts
+    later = [list(pair) for pair in now if list(pair) not in [list(each) for each in before]]
+    data["later_contrasts"] = [*data.get("later_contrasts", []), *later]
     notes = data.setdefault("notes", [])
     notes += [f"changed after {done} runs were done: {change}" for change in changes]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from atelier.archs.network_options import NetworkOptions
     from atelier.archs.weights import StateFile
     from atelier.losses.module import Loss
 
@@ -153,6 +154,12 @@ class Setting:
 class Objective(ABC):
     """What one training step computes. Built by its options; holds no optimiser."""
 
+    def begin(self, setting: Setting) -> None:  # noqa: B027  most objectives draw nothing
+        """Told once, before the first step: the run it is part of."""
+
+    def join(self, data: Any) -> None:  # noqa: B027  most objectives take samples as they are
+        """Shown the run's samples before the first of them is made; may ask loader processes to prepare more."""
+
     @abstractmethod
     def parts(self, batch: Any, step: int) -> Iterator[Part]:
         """The parts of step ``step`` (counted from 1), in order; called under the trainer's autocast.
@@ -180,12 +187,20 @@ class Objective(ABC):
         """The networks it learns from; none by default."""
         return ()
 
+    def guided_seconds(self) -> float | None:
+        """Seconds since the last call that its guides' answers took within the steps; None where it has none."""
+        return None
+
+    def on_disk(self) -> Mapping[str, int]:
+        """Folder -> bytes of what it keeps on disk beside the run; nothing by default. Asked after :meth:`close`."""
+        return {}
+
     def remarks(self) -> Sequence[str]:
         """What it has to tell since the last call, for the log; nothing by default."""
         return ()
 
     def close(self) -> Sequence[str]:
-        """However the run ends: finish what is half written. Lines for the log; called once on every process."""
+        """However the run ends: finish what is half written. Lines for the log; a second call finds nothing to do."""
         return ()
 
     def verify(self) -> None:  # noqa: B027  most objectives have nothing to verify
@@ -227,6 +242,23 @@ class ObjectiveOptions(Component):
     roles: ClassVar[tuple[str, ...]]
     looks_ahead: ClassVar[bool] = False
     """Whether :meth:`Objective.preflight` and :meth:`Objective.guides` have anything to say."""
+
+    @property
+    def needed_roles(self) -> tuple[str, ...]:
+        """The networks that a run with these options defines; ``roles`` unless an option adds one."""
+        return type(self).roles
+
+    def check_network(self, network: NetworkOptions) -> None:
+        """Raise ValueError where ``network_g`` is nothing that this objective can train."""
+        if network.works_on != "pictures":
+            raise ValueError(
+                f"network_g {network.type} colours films, which objective {self.type} cannot train; say objective: "
+                "colorize and datasets.train.type: clips (atelier colorize runs the result)"
+            )
+
+    def judged_channels(self, network: NetworkOptions) -> int:
+        """Channels of the pictures that ``network_d`` judges."""
+        return network.out_channels
 
     def trained(self, nets: Mapping[str, nn.Module], setting: Setting) -> dict[str, nn.Module]:
         """By role, the module whose parameters the role's optimiser steps and that ranks wrap.
@@ -286,6 +318,7 @@ OBJECTIVES: Registry[ObjectiveOptions] = Registry(
         "pixel": "atelier.objectives.pixel:PixelOptions",
         "gan": "atelier.objectives.gan:GanOptions",
         "distill": "atelier.objectives.distill.options:DistillOptions",
+        "colorize": "atelier.objectives.colorize_options:ColorizeOptions",
     },
 )
 DEFAULT_OBJECTIVE = "pixel"

@@ -51,8 +51,8 @@ def build_caches(
         each.source == "plan_cache" for each in objective.teacher
     ):
         raise UserError(
-            "--build-cache: the run has no teacher with source: plan_cache; distill.teacher.0.source=plan_cache makes it "
-            "one"
+            "--build-cache: the run has no teacher with source: plan_cache; distill.teacher.0.source=plan_cache makes "
+            "it one"
         )
     with ranks_of(options, launcher) as ranks:
         return _Build(options, ranks, quiet or not ranks.first, say if ranks.first else _silent).go()

@@ -43,7 +43,7 @@ from atelier.train.starting import (
 from atelier.train.stopping import StopRequest, listening
 from atelier.train.tracking import Tracker, check_trackers
 from atelier.train.trainer import DETAIL, Trainer
-from atelier.train.validating import Validator
+from atelier.train.validating_clips import AnyValidator, validator_of
 
 #: With several ranks a wish to stop is shared every so many steps, so that all of them stop at the same one.
 STOP_CHECK = 10
@@ -165,7 +165,7 @@ class _Run:
         origin = origin_of(options, checkpoint)
         data = training_data(options, ranks, quiet=self.quiet)
         self.pictures = len(data)
-        validator = Validator(options, ranks, self.folder)
+        validator = validator_of(options, ranks, self.folder)
         inherits = origin.start is not None and origin.start.mode(options.path.load) == "inherit"
         samples = first_samples(data) if inherits or options.objective.looks_ahead else None
         calibration = [samples.lq] if inherits and samples is not None else None
@@ -173,6 +173,7 @@ class _Run:
             side = options.datasets.images.gt_size // options.scale
             calibration = [first_samples(data, crops_for(side)).lq]
         trainer = Trainer(options, ranks, origin.start, calibration, data.fingerprint)
+        trainer.objective.join(data)
         past = {
             **options.model_dump(mode="json"),
             "global_batch": self.global_batch,
@@ -224,7 +225,7 @@ class _Run:
         self,
         origin: Origin,
         trainer: Trainer,
-        validator: Validator,
+        validator: AnyValidator,
         past: Mapping[str, Any],
         *,
         accept: bool,
@@ -372,7 +373,7 @@ class _Run:
         self,
         trainer: Trainer,
         data: SampleStream,
-        validator: Validator,
+        validator: AnyValidator,
         past: Mapping[str, Any],
         stop: StopRequest,
     ) -> dict[str, dict[str, float]]:
@@ -444,6 +445,7 @@ class _Run:
         means = {name: value for name, value in values.items() if not name.startswith(DETAIL)}
         norm = means.pop("grad_norm", None)
         steps, seconds, waiting = pace.take(trainer.iteration)
+        guided = trainer.objective.guided_seconds()
         record = {
             "kind": "train",
             "iter": trainer.iteration,
@@ -452,6 +454,7 @@ class _Run:
             **({"details": details} if details else {}),
             "images_per_s": self.global_batch * steps / seconds,
             "data_share": min(waiting / seconds, 1.0),
+            **({"teacher_share": min(guided / seconds, 1.0)} if guided is not None else {}),
             "memory_mb": peak_memory_mb(self.ranks.device),
             "grad_norm": norm,
         }
@@ -474,12 +477,12 @@ class _Run:
             self.tracker.say(alarm.text())
             self.tracker.record(alarm.to_json())
 
-    def _baseline(self, validator: Validator, *, fresh: bool) -> None:
+    def _baseline(self, validator: AnyValidator, *, fresh: bool) -> None:
         for result in validator.baselines(quiet=self.quiet).values():
             if fresh:
                 self.tracker.record(result.to_json())
 
-    def _validate(self, trainer: Trainer, validator: Validator) -> dict[str, dict[str, float]]:
+    def _validate(self, trainer: Trainer, validator: AnyValidator) -> dict[str, dict[str, float]]:
         with trainer.evaluating():
             net, averaged = trainer.evaluation_net()
             results = validator.run(net, trainer.iteration, quiet=self.quiet)
@@ -500,6 +503,8 @@ class _Run:
             record = {**result.to_json(ema=averaged), **signs}
             self.tracker.record(record)
             measured.append(record)
+        for record in validator.records():
+            self.tracker.record(record)
         for result in beside.values():
             self.tracker.record({**result.to_json(ema=False), "kind": "validation_beside"})
         best = validator.best
@@ -517,7 +522,7 @@ class _Run:
             for key, result in results.items()
         }
 
-    def _save(self, trainer: Trainer, validator: Validator, past: Mapping[str, Any]) -> None:
+    def _save(self, trainer: Trainer, validator: AnyValidator, past: Mapping[str, Any]) -> None:
         best = validator.best.to_json() if validator.best is not None else None
 
         def save() -> None:
@@ -540,10 +545,15 @@ class _Run:
         self.ranks.agree_on_error(message)
 
     def _finish(
-        self, trainer: Trainer, validator: Validator, stop: StopRequest, metrics: dict[str, dict[str, float]]
+        self,
+        trainer: Trainer,
+        validator: AnyValidator,
+        stop: StopRequest,
+        metrics: dict[str, dict[str, float]],
     ) -> RunResult:
         finished = trainer.iteration >= self.options.train.total_iter
         trainer.objective.verify()
+        self._tell([*trainer.objective.remarks(), *trainer.objective.close()])
         report = None
         if self.ranks.first:
             file = self.folder.models / f"net_g_best{self.suffix}"
@@ -552,6 +562,9 @@ class _Run:
                 self.tracker.say(
                     f"best: {best.protocol} on {best.name} {best.value:.4f} at step {best.iteration}: {file}"
                 )
+            kept = trainer.objective.on_disk()
+            if kept:
+                self.tracker.record({"kind": "caches", "iter": trainer.iteration, "bytes": dict(kept)})
             report = write_report(self.folder.root)
             self.tracker.say(f"report: {report}")
         code = 0 if finished else (stop.exit_code or 143)

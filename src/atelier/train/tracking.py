@@ -217,7 +217,7 @@ def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
         pairs += [(f"details/{name}", value) for name, value in record.get("details", {}).items()]
         pairs += [
             (f"train/{name}", record[name])
-            for name in ("lr", "images_per_s", "data_share", "memory_mb", "grad_norm")
+            for name in ("lr", "images_per_s", "data_share", "teacher_share", "memory_mb", "grad_norm")
             if record.get(name) is not None
         ]
         return pairs

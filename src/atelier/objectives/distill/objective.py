@@ -222,6 +222,14 @@ class DistillObjective(Objective):
         """Write what the caches have only in memory; what they read and made."""
         return [line for cache in self._caches() for line in cache.close()]
 
+    def guided_seconds(self) -> float | None:
+        """Time that the teachers' answers took since the last call; None without teachers."""
+        return self.apprentice.school.clock.take() if self.apprentice is not None else None
+
+    def on_disk(self) -> Mapping[str, int]:
+        """The folders of the teachers' caches, in bytes."""
+        return {folder: size for cache in self._caches() for folder, size in cache.sizes().items()}
+
     def _caches(self) -> list[PlanCache]:
         return self.apprentice.school.caches if self.apprentice is not None else []
 

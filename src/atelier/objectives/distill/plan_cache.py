@@ -184,6 +184,10 @@ class PlanCache:
             found.append(line + (f"; {nearest}" if nearest else ""))
         return found
 
+    def sizes(self) -> dict[str, int]:
+        """Folder -> bytes on disk."""
+        return {str(store.folder): _size(store.folder) for store in self.stores.values()}
+
     def remarks(self) -> list[str]:
         """What was mended since the last call."""
         found = [note for store in self.stores.values() for note in store.notes]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from atelier.objectives.distill.apprentice import Answers, Lesson
+from atelier.objectives.distill.clock import Clock
 from atelier.objectives.distill.options import DistillOptions
 from atelier.objectives.distill.plan_cache import Moment
 
@@ -122,6 +124,8 @@ class School:
     ) -> None:
         self.pairs = list(pairs)
         self.options, self.setting, self.faculties = options, setting, dict(faculties)
+        #: Time that answers take, read or computed; what is only looked at (``fill=False``) does not count.
+        self.clock = Clock(setting.device)
 
     def lesson(
         self, batch: TrainingBatch, step: int, terms: Mapping[str, Term], *, fill: bool = True
@@ -147,7 +151,8 @@ class School:
         for side, faculty in self.faculties.items():
             mine = {name: term for name, term in terms.items() if self.side_of(name) == side}
             if mine:
-                by_side[side] = self._answers(faculty, mine, batch, lesson, at)
+                with self.clock.running() if fill else nullcontext():
+                    by_side[side] = self._answers(faculty, mine, batch, lesson, at)
         lesson.answers = {name: by_side[self.side_of(name)] for name in terms}
         return lesson
 
