@@ -18,8 +18,9 @@ class NetworkOptions(Component):
     """Options of one network. A new network is a subclass in a file of its own and one line in the registry.
 
     ``scale_key`` names the option that receives the run's ``scale`` where the file leaves it out, ``supports_half``
-    says whether float16 is safe, ``works_on`` what goes in (``clips``: films to be coloured), ``not_in_shapes`` lists the options that :meth:`from_shapes` can only assume, and
-    ``few_stages`` says that :attr:`stages` are groups of blocks, few enough to look at all of them.
+    says whether float16 is safe, ``works_on`` what goes in (``clips``: films to be coloured), ``not_in_shapes`` lists
+    the options that :meth:`from_shapes` can only assume, and ``few_stages`` says that :attr:`stages` are groups of
+    blocks, few enough to look at all of them.
     """
 
     scale_key: ClassVar[str | None] = None

@@ -146,6 +146,18 @@ def written_state(net: nn.Module) -> dict[str, Tensor]:
     return _for_file(net.state_dict(), options if isinstance(options, NetworkOptions) else None, False)
 
 
+def kept_state(net: nn.Module) -> dict[str, Tensor]:
+    """The state of ``net`` as it is, without the parts that its weight files leave out."""
+    state = net.state_dict()
+    options = getattr(net, "options", None)
+    if not isinstance(options, NetworkOptions):
+        return state
+    kept = options.file_state(state)
+    return (
+        {key: value for key, value in state.items() if key in kept} if options.works_on == "clips" else state
+    )
+
+
 def _for_file(
     state: Mapping[str, Tensor], options: NetworkOptions | None, minimal: bool
 ) -> dict[str, Tensor]:

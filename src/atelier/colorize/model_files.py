@@ -150,7 +150,7 @@ def with_frozen(system: FusionSystem, file: StateFile) -> dict[str, Tensor]:
     ]
     if lacking:
         raise UserError(
-            f"{where} was trained with {lacking[0]} from {record[lacking[0]].get('source')}; this system has no such part"
+            f"{where} was trained with {lacking[0]} from {record[lacking[0]].get('source')}, which this system has not"
         )
     for name, module in own.items():
         if any(key.startswith(f"{name}.") for key in state):

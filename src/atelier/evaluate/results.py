@@ -15,8 +15,8 @@ from atelier.errors import UserError
 Pixels = npt.NDArray[Any]
 
 
-class MetricLike(Protocol):
-    """What is needed of a metric: ``metric(restored, gt) -> float`` on ``H×W×C`` pixels, and how to read it."""
+class Described(Protocol):
+    """How a number is to be read."""
 
     @property
     def protocol(self) -> str:
@@ -25,6 +25,10 @@ class MetricLike(Protocol):
     @property
     def higher_is_better(self) -> bool:
         """False for distances."""
+
+
+class MetricLike(Described, Protocol):
+    """What is needed of a metric: ``metric(restored, gt) -> float`` on ``H×W×C`` pixels, and how to read it."""
 
     def __call__(self, restored: Any, gt: Any, /) -> float:
         """The value for one picture."""
@@ -71,7 +75,7 @@ class ValidationResult:
         cls,
         name: str,
         images: Mapping[str, Mapping[str, float]],
-        metrics: Mapping[str, MetricLike],
+        metrics: Mapping[str, Described],
         *,
         iteration: int = 0,
         method: str | None = None,
@@ -139,7 +143,7 @@ class ValidationResult:
         )
 
 
-def _mean(values: Sequence[float], metric: MetricLike) -> MetricMean:
+def _mean(values: Sequence[float], metric: Described) -> MetricMean:
     finite = [value for value in values if math.isfinite(value)]
     # math.fsum rounds once, so the mean depends on nothing but the values.
     value = math.fsum(finite) / len(finite) if finite else (values[0] if values else math.nan)

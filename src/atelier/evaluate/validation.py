@@ -163,8 +163,8 @@ def validate(
         if save is not None and index < save.max_images:
             _save_samples(save.folder, pair, restored, iteration)
 
-    work = _Work(name, f"Validation {name}", rank, world, quiet)
-    with _evaluating(inner):
+    work = Work(name, f"Validation {name}", rank, world, quiet)
+    with evaluating(inner):
         images = _measure(pairs, produce, metrics, work, keep)
     return ValidationResult.of(name, images, metrics, iteration=iteration)
 
@@ -184,7 +184,7 @@ def baseline(
     The result's ``method`` is ``bicubic`` or ``input``. Arguments and errors as in :func:`validate`.
     """
 
-    work = _Work(name, f"Baseline {name}", rank, world, quiet)
+    work = Work(name, f"Baseline {name}", rank, world, quiet)
     images = _measure(pairs, lambda pair: bicubic(pair, scale), metrics, work)
     return ValidationResult.of(name, images, metrics, method="bicubic" if scale > 1 else "input")
 
@@ -196,7 +196,8 @@ def bicubic(pair: PairLike, scale: int) -> Pixels:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Within it the network is in evaluation mode and makes no graph; then every submodule has its flag back."""
     flags = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -210,7 +211,7 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """Which set is measured, and this process's part in it."""
 
     name: str
@@ -224,7 +225,7 @@ def _measure(
     pairs: Sequence[PairLike],
     produce: Callable[[PairLike], Pixels],
     metrics: Mapping[str, MetricLike],
-    work: _Work,
+    work: Work,
     keep: Callable[[int, PairLike, Pixels], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """This rank's share, then everybody's, in the order of the set."""
@@ -249,7 +250,7 @@ def _measure(
         # The other ranks are on their way to the exchange below and would wait there for ever.
         failure = error
     images: dict[str, dict[str, float]] = {}
-    for _, image, values in sorted(_exchange(share, failure, work), key=lambda entry: entry[0]):
+    for _, image, values in sorted(exchange(share, failure, work), key=lambda entry: entry[0]):
         if image in images:
             raise UserError(
                 f"set '{work.name}' holds two pictures called '{image}'; give them different names"
@@ -258,7 +259,7 @@ def _measure(
     return images
 
 
-def _exchange(share: list[Measured], failure: Exception | None, work: _Work) -> list[Measured]:
+def exchange(share: list[Measured], failure: Exception | None, work: Work) -> list[Measured]:
     """All ranks' shares; a failure on any rank is raised on every rank."""
     if work.world == 1:
         if failure is not None:

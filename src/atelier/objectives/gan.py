@@ -21,7 +21,7 @@ from atelier.losses.base import AdversarialLossOptions, LossOptions, Weight
 from atelier.losses.gan import frozen, scales
 from atelier.losses.perceptual import PerceptualLossOptions
 from atelier.objectives.base import Objective, ObjectiveOptions, Part, TrainingBatch
-from atelier.objectives.terms import named_terms, part_of
+from atelier.objectives.terms import named_terms, part_of, unsynchronised
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ class GanObjective(Objective):
             terms["ldl"] = _artefacts(*self._ldl, lq, out, plain)
         if self._judge is not None:
             net, gan = self._judge
-            with _unsynchronised(net), frozen(net):
+            with unsynchronised(net), frozen(net):
                 against = _logits_alone(net, real) if gan.relativistic else None
                 terms["gan"] = gan.generator(net(out), against)
         return terms
@@ -166,7 +166,7 @@ class GanObjective(Objective):
 
         Ranks exchange gradients once, after the last.
         """
-        with _unsynchronised(net):
+        with unsynchronised(net):
             against = _logits_alone(net, fake) if gan.relativistic else None
             logits = scales(net(real))
         yield _judged("real", gan.real(logits, against), logits)
@@ -216,7 +216,7 @@ def _slope(net: nn.Module, real: Tensor) -> Tensor:
 
     from atelier.losses.gradient_penalty import r1_penalty
 
-    with _unsynchronised(net), torch.autocast(real.device.type, enabled=False):
+    with unsynchronised(net), torch.autocast(real.device.type, enabled=False):
         pictures = real.detach().float().requires_grad_(True)
         return r1_penalty(scales(net(pictures)), pictures)
 
@@ -225,10 +225,3 @@ def _without_graph(off: bool) -> AbstractContextManager[object]:
     import torch
 
     return torch.no_grad() if off else nullcontext()
-
-
-def _unsynchronised(net: nn.Module) -> AbstractContextManager[object]:
-    """Under DDP: what is computed within does not start an exchange of gradients in its backward pass."""
-    no_sync = getattr(net, "no_sync", nullcontext)
-    context: AbstractContextManager[object] = no_sync()
-    return context

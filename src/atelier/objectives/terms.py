@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from atelier.objectives.base import Part
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from atelier.losses.module import Loss
 
@@ -35,3 +36,10 @@ def part_of(role: str, terms: dict[str, Tensor]) -> Part:
     for value in others:
         total = total + value
     return Part(role, total, {f"l_{role}_{name}": value.detach() for name, value in terms.items()})
+
+
+def unsynchronised(net: nn.Module) -> AbstractContextManager[object]:
+    """Under DDP: what is computed within does not start an exchange of gradients in its backward pass."""
+    no_sync = getattr(net, "no_sync", nullcontext)
+    context: AbstractContextManager[object] = no_sync()
+    return context

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
 
@@ -45,12 +47,23 @@ def _weights(options: RunOptions, start: bool) -> Iterator[tuple[str, Path]]:
             yield from ((f"path.{key}", path) for path in _paths(getattr(options.path, key)))
         projectors = getattr(objective, "pretrain_projectors", None)
         yield from (("objective.pretrain_projectors", path) for path in _paths(projectors))
+    yield from _named_files("network_g", options.network_g)
     for number, teacher in enumerate(getattr(objective, "teacher", ())):
         yield f"objective.teacher.{number}.weights", teacher.weights
     for loss in options.train.all_losses:
         named = getattr(loss, "vgg_weights", None)
         if named is not None and named != "random":
             yield f"{loss.type}.vgg_weights", Path(named)
+
+
+def _named_files(key: str, options: BaseModel) -> Iterator[tuple[str, Path]]:
+    """Every file or folder that the options of a network name, also inside its parts."""
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if isinstance(value, BaseModel):
+            yield from _named_files(f"{key}.{name}", value)
+        elif isinstance(value, Path):
+            yield f"{key}.{name}", value
 
 
 def _paths(value: object) -> list[Path]:

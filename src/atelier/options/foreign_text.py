@@ -78,9 +78,15 @@ def with_recipe_expanded(data: dict[str, Any], options: RunOptions) -> dict[str,
 
 def _ordered(data: dict[str, Any]) -> dict[str, Any]:
     """The sections as they stand in a file: in the schema's order, one that stands for a field after it."""
-    beside = {field: section for section, (field, _) in RunOptions.SECTIONS.items()}
-    order = [name for field in RunOptions.model_fields for name in (field, beside.get(field))]
-    return {key: data[key] for key in order if key is not None and key in data}
+    order = [
+        name
+        for field in RunOptions.model_fields
+        for name in (
+            field,
+            *(section for section, (place, _) in RunOptions.SECTIONS.items() if place.split(".")[0] == field),
+        )
+    ]
+    return {key: data[key] for key in order if key in data}
 
 
 def without_defaults(data: dict[str, Any], options: RunOptions) -> dict[str, Any]:

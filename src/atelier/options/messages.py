@@ -158,16 +158,27 @@ def _follow(model: type[BaseModel], location: Sequence[str | int], tree: OptionT
     """As :func:`follow`, with key paths as they stand in the file where a section may have a place of its own."""
     found = follow(model, location)
     for section, (key, _) in sections_beside(model).items():
-        below, inside = tree.data.get(section), tree.data.get(key)
+        place = tuple(key.split("."))
+        below, inside = tree.data.get(section), _inside(tree.data, place)
         if isinstance(below, Mapping):
             own = inside if isinstance(inside, Mapping) else {}
 
-            def moved(path: KeyPath, key: str = key, section: str = section, own: Any = own) -> KeyPath:
-                stays = path[:1] != (key,) or (len(path) > 1 and path[1] in own)
-                return path if stays else (section, *path[1:])
+            def moved(
+                path: KeyPath, place: KeyPath = place, section: str = section, own: Any = own
+            ) -> KeyPath:
+                depth = len(place)
+                stays = path[:depth] != place or (len(path) > depth and path[depth] in own)
+                return path if stays else (section, *path[depth:])
 
             found.path, found.unions = moved(found.path), [moved(path) for path in found.unions]
     return found
+
+
+def _inside(data: Any, place: KeyPath) -> Any:
+    """The value at ``place``; None where there is none."""
+    for key in place:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
 
 
 def _unknown_key(location: Sequence[str | int], model: type[BaseModel], tree: OptionTree) -> _Problem:

@@ -313,8 +313,11 @@ class RunOptions(Options):
     health: HealthOptions = Field(default_factory=HealthOptions)
     checkpoint_format: Literal["pth", "safetensors"] = "pth"
 
-    SECTIONS: ClassVar[dict[str, tuple[str, str]]] = {"distill": ("objective", "DistillOptions")}
-    """Sections of a file that stand for a field: name -> (the field, its options class)."""
+    SECTIONS: ClassVar[dict[str, tuple[str, str]]] = {
+        "distill": ("objective", "DistillOptions"),
+        "loss": ("objective.loss", "ColourLossOptions"),
+    }
+    """Sections of a file that stand for a field: name -> (the field's place, its options class)."""
 
     # What a converter of another program's file has to say about it; shown with the warnings.
     _notes: list[str] = PrivateAttr(default_factory=list)
@@ -338,6 +341,26 @@ class RunOptions(Options):
             raise ValueError(f"distill expects keys such as recipe and teacher, given {section!r}")
         own = objective if isinstance(objective, dict) else {}
         return {**rest, "objective": {"type": "distill", **own, **section}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_section(cls, data: Any) -> Any:
+        """``loss:`` at the top is what ``objective: {type: colorize, loss: ...}`` says."""
+        if not isinstance(data, dict) or "loss" not in data:
+            return data
+        rest = {key: value for key, value in data.items() if key != "loss"}
+        section, objective = data["loss"], data.get("objective", "colorize")
+        if section is None:
+            return rest
+        kind = objective.get("type") if isinstance(objective, dict) else objective
+        if kind != "colorize":
+            raise ValueError(
+                f"loss is read by objective colorize alone; the objective here is {kind}, whose losses are train.losses"
+            )
+        own = objective if isinstance(objective, dict) else {}
+        if own.get("loss") is not None:
+            raise ValueError("loss and objective.loss say the same thing; keep one of the two")
+        return {**rest, "objective": {"type": "colorize", **own, "loss": section}}
 
     @model_validator(mode="before")
     @classmethod
@@ -369,6 +392,7 @@ class RunOptions(Options):
             raise ValueError(
                 f"network_g.{key} gives a x{network.scale} network, but scale is {self.scale}; make them equal"
             )
+        self._material()
         train = self.datasets.train
         train.check_fit(self.scale, network.size_multiple)
         if train.batch_size_per_gpu % self.train.accumulate:
@@ -397,11 +421,32 @@ class RunOptions(Options):
             )
         return self
 
+    def _material(self) -> None:
+        """Network, objective and data sets are all for pictures, or all for clips."""
+        self.objective.check_network(self.network_g)
+        clips = self.network_g.works_on == "clips"
+        sets: dict[str, Any] = {"train": self.datasets.train, **self.datasets.validation}
+        for key, each in sets.items():
+            if isinstance(each, TrainImagesOptions | ValImagesOptions) == clips:
+                wanted = "clips" if clips else "images"
+                raise ValueError(
+                    f"objective {self.objective.type} needs datasets.{key}.type: {wanted}, given {each.type}"
+                )
+        losses = {"losses": self.train.losses, "pixel_opt": self.train.pixel_opt}
+        idle = [
+            key for key, value in (losses | {"perceptual_opt": self.train.perceptual_opt}).items() if value
+        ]
+        if clips and idle:
+            raise ValueError(
+                f"train.{idle[0]} does nothing with objective {self.objective.type}; its terms stand under loss, for "
+                "example loss: {l1: 1.0}"
+            )
+
     @model_validator(mode="after")
     def _discriminator(self) -> RunOptions:
         """The parts of adversarial training come together or not at all, and fit the crops."""
         kind, network = self.objective.type, self.network_d
-        has_discriminator = "d" in type(self.objective).roles
+        has_discriminator = "d" in self.objective.needed_roles
         given = {
             "network_d": network,
             "train.gan_opt": self.train.gan_opt,
@@ -413,15 +458,15 @@ class RunOptions(Options):
         if not has_discriminator:
             idle = [key for key, value in given.items() if value is not None]
             if idle:
+                how = "set loss.gan" if kind == "colorize" else "say objective: {type: gan}"
                 raise ValueError(
-                    f"{', '.join(idle)}: objective {kind} has no discriminator; say objective: {{type: gan}} or leave "
-                    "that out"
+                    f"{', '.join(idle)}: objective {kind} has no discriminator; {how} or leave that out"
                 )
             return self
         if network is None:
             raise ValueError(
                 f"objective {kind} trains a discriminator: give network_d, for example "
-                "network_d: {type: UNetDiscriminatorSN}"
+                f"network_d: {{type: {'ColourDiscriminatorSN' if kind == 'colorize' else 'UNetDiscriminatorSN'}}}"
             )
         if self.train.gan_opt is None and kind == "gan":
             raise ValueError(
@@ -431,15 +476,21 @@ class RunOptions(Options):
             raise ValueError(
                 "train.ldl_opt compares with the averaged network, but train.ema_decay is 0; set it, for example 0.999"
             )
-        if network.in_channels != self.network_g.out_channels:
+        judged = self.objective.judged_channels(self.network_g)
+        if network.in_channels != judged:
             raise ValueError(
-                f"network_d judges pictures of {network.in_channels} channels, network_g gives "
-                f"{self.network_g.out_channels}; make them equal"
+                f"network_d judges pictures of {network.in_channels} channels, network_g gives {judged}; make them "
+                "equal"
             )
+        train = self.datasets.train
+        if isinstance(train, TrainImagesOptions):
+            key, side = "gt_size", train.gt_size
+        else:
+            key, side = "crop", min(getattr(train, "crop_size", (0,)))
         try:
-            network.check_size(self.datasets.images.gt_size)
+            network.check_size(side)
         except ValueError as error:
-            raise ValueError(f"datasets.train.gt_size {error}") from None
+            raise ValueError(f"datasets.train.{key} {error}") from None
         return self
 
     def _uses_degradation(self) -> bool:
@@ -462,7 +513,9 @@ class RunOptions(Options):
         """Things that are allowed but probably not meant, one sentence each."""
         if self._warnings is not None:
             return self._warnings
-        notes = [*self._notes, *self.network_g.notes(), *self.train.scheduler.check(self.train.total_iter)]
+        sets = (self.datasets.train, *self.datasets.validation.values())
+        notes = [*self._notes, *self.network_g.notes(), *(note for each in sets for note in each.notes())]
+        notes += self.train.scheduler.check(self.train.total_iter)
         decay, total = self.train.ema_decay, self.train.total_iter
         if decay and total * (1 - decay) < 0.5:
             span = round(1 / (1 - decay))

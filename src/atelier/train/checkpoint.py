@@ -46,7 +46,8 @@ class Checkpoint:
         path = self.models[role]
         if "params" in state:
             network = dict(state["past"][f"network_{role}"])
-            metadata = {"arch": network.pop("type"), "options": network}
+            record = state.get("records", {}).get(role, {})
+            metadata = {"arch": network.pop("type"), "options": network, **record}
             average = state.get("params_ema") if role == "g" else None
             return (
                 StateFile(state["params"][role], "params", metadata, path),

@@ -26,17 +26,25 @@ class EMA:
         if hasattr(net, "_orig_mod") or isinstance(net, nn.parallel.DistributedDataParallel):
             raise ValueError(f"EMA needs the bare network, given it wrapped in {type(net).__name__}")
         self.decay = decay
-        self.net = copy.deepcopy(net).requires_grad_(False).eval()
+        # What never learns is the same tensor in both: a frozen backbone is neither copied nor averaged.
+        frozen = {id(each): each for each in net.parameters() if not each.requires_grad}
+        self.net = copy.deepcopy(net, dict(frozen)).requires_grad_(False).eval()
         # Pairs are fixed once; the trainer changes weights in place, never the tensors themselves.
-        self._averages: list[Tensor] = list(self.net.parameters())
-        self._sources: list[Tensor] = list(net.parameters())
+        pairs = [
+            (average, source)
+            for average, source in zip(self.net.parameters(), net.parameters(), strict=True)
+            if id(source) not in frozen
+        ]
+        self._averages: list[Tensor] = [average for average, _ in pairs]
+        self._sources: list[Tensor] = [source for _, source in pairs]
         self._copies = list(self.net.buffers())
         self._originals = list(net.buffers())
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the current weights: foreach kernels over all tensors at once, no wait for the device."""
-        torch._foreach_lerp_(self._averages, self._sources, 1 - self.decay)
+        if self._averages:
+            torch._foreach_lerp_(self._averages, self._sources, 1 - self.decay)
         if self._copies:
             torch._foreach_copy_(self._copies, self._originals)
 

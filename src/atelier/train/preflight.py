@@ -9,14 +9,14 @@ from atelier.errors import UserError
 from atelier.objectives.base import Guide
 from atelier.train.distributed import Ranks
 from atelier.train.trainer import Trainer
-from atelier.train.validating import Validator
+from atelier.train.validating_clips import AnyValidator
 
 #: Validation pictures on which a guide is compared.
 PICTURES = 5
 
 
 def look_ahead(
-    trainer: Trainer, samples: Batch, validator: Validator, ranks: Ranks, *, quiet: bool
+    trainer: Trainer, samples: Batch, validator: AnyValidator, ranks: Ranks, *, quiet: bool
 ) -> tuple[list[str], list[str]]:
     """(lines for the log, warnings) of the objective's preflight and of its guides' quality.
 
@@ -50,7 +50,7 @@ def look_ahead(
 
 
 def _quality(
-    guide: Guide, student: nn.Module, validator: Validator, *, quiet: bool
+    guide: Guide, student: nn.Module, validator: AnyValidator, *, quiet: bool
 ) -> tuple[str, str | None]:
     """(what was measured, what is wrong with it)."""
     metric, values = validator.compare({"guide": guide.net, "student": student}, PICTURES, quiet=quiet)

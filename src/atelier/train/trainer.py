@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atelier.archs.compiling import compile_blocks
 from atelier.archs.initialise import initialise
-from atelier.archs.load import load_state
+from atelier.archs.load import HoldsFrozen, load_state
 from atelier.archs.load_report import LoadReport
-from atelier.archs.weights import read_weights, save_weights
+from atelier.archs.weights import kept_state, read_weights, save_weights
 from atelier.compress.start import start_from
 from atelier.data.stream import StepBatch
 from atelier.errors import UserError
@@ -84,9 +84,8 @@ class Trainer:
         self.start_report = self._begin_with(start, calibration) if start is not None else None
         self.start_report_d: LoadReport | None = None
         # What learns under a role: the network, and whatever an objective trains along with it.
-        self.learners = options.objective.trained(
-            self.nets, setting_of(options, ranks.device, world=ranks.world, data=data)
-        )
+        setting = setting_of(options, ranks.device, world=ranks.world, data=data)
+        self.learners = options.objective.trained(self.nets, setting)
         self._wrapped = {role: self._wrap(role, net) for role, net in self.learners.items()}
         self.objective = options.objective.build(
             nets=self._wrapped | ({"g_average": self.ema.net} if self.ema is not None else {}),
@@ -94,6 +93,7 @@ class Trainer:
             device=ranks.device,
             **self._adversarial(),
         )
+        self.objective.begin(setting)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, Callable[[int], float]] = {}
         for role, net in self.learners.items():
@@ -144,7 +144,7 @@ class Trainer:
 
     def _network_options(self) -> dict[str, Any]:
         found = {}
-        for role in type(self.options.objective).roles:
+        for role in self.options.objective.needed_roles:
             network = getattr(self.options, f"network_{role}", None)
             if network is None:
                 raise UserError(
@@ -316,6 +316,7 @@ class Trainer:
             "options": network.model_dump(mode="json", exclude={"type"}),
             "name": self.options.name,
             "iter": self.iteration,
+            **_record_of(self.nets[role]),
         }
         with self.evaluating():
             states = {"params": self.nets[role].state_dict()}
@@ -351,8 +352,10 @@ class Trainer:
         }
         if self.options.checkpoint_format == "safetensors":
             # A safetensors file holds one set of weights, so the trained and the averaged ones stand here.
-            state["params"] = {role: net.state_dict() for role, net in self.nets.items()}
-            state["params_ema"] = self.ema.net.state_dict() if self.ema is not None else None
+            # What a weight file leaves out, as the record beside it says, this leaves out as well.
+            state["params"] = {role: kept_state(net) for role, net in self.nets.items()}
+            state["params_ema"] = kept_state(self.ema.net) if self.ema is not None else None
+            state["records"] = {role: dict(_record_of(net)) for role, net in self.nets.items()}
         return state
 
     def load(self, state: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
@@ -399,8 +402,12 @@ class Trainer:
 
     def _load_optimizers(self, state: Mapping[str, Any]) -> str:
         for optimizer, stored in zip(self.optimizers.values(), state["optimizers"], strict=True):
+            # A rate is an option, not a thing learned: the run's own counts.
+            rates = [group.get("rate") for group in optimizer.param_groups]
             try:
                 optimizer.load_state_dict(stored)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group.update({"rate": rate} if rate is not None else {})
             except (ValueError, KeyError) as error:
                 raise UserError(f"the checkpoint's optimiser does not fit this run: {error}") from error
         kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
@@ -426,3 +433,8 @@ class Trainer:
         own = {id(each): name for name, each in self.nets[role].named_parameters()}
         named = self.learners[role].named_parameters()
         return [own.get(id(each), name) for name, each in named if each.requires_grad]
+
+
+def _record_of(net: nn.Module) -> Mapping[str, Any]:
+    """What a weight file says of parts that it may leave out; empty for most networks."""
+    return net.file_record() if isinstance(net, HoldsFrozen) else {}

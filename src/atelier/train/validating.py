@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from atelier.data.options import ValImagesOptions
+from atelier.data.options import ValSetOptions
 from atelier.data.validation import ValidationSet
 from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.results import ValidationResult
@@ -43,7 +43,7 @@ class Validator:
         network = options.network_g
         named = options.datasets.validation_images
         self.sets = {
-            _label(key, named): ValidationSet(
+            label_of(key, named): ValidationSet(
                 dataset,
                 scale=options.scale,
                 degradation=options.effective_degradation.build(options.scale),
@@ -109,6 +109,10 @@ class Validator:
             }
         return {key: _without(result, signs) for key, result in results.items()}
 
+    def records(self) -> list[dict[str, Any]]:
+        """What ``metrics.jsonl`` shall hold beside the results of the last :meth:`run`: nothing."""
+        return []
+
     @property
     def can_compare(self) -> bool:
         """Whether there is a set and a metric."""
@@ -157,7 +161,7 @@ def _without(result: ValidationResult, names: Mapping[str, Any]) -> ValidationRe
     return replace(result, images=images, metrics=metrics)
 
 
-def _label(key: str, sets: Mapping[str, ValImagesOptions]) -> str:
+def label_of(key: str, sets: Mapping[str, ValSetOptions]) -> str:
     """What a set is called in logs and the report: its ``name`` where the file gives one of its own, else its key."""
     name = sets[key].name
     alone = sum(dataset.name == name for dataset in sets.values()) == 1
