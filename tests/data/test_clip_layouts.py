@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atelier.data.clip_data import ClipData
+from atelier.data.clip_frames import resized
 from atelier.data.clip_options import TrainClipsOptions, ValClipsOptions
 from atelier.data.clip_sources import ClipSource, RawClip
 from atelier.data.options import CacheOptions
@@ -355,3 +356,121 @@ def test_frames_keep_their_aspect_and_are_cut_to_the_crop(
         "tall": (1, 9, 1, 48, 24),
     }
     films.close()
+
+
+def test_video_files_are_decoded_once_into_the_cache(
+    tmp_path: Path, opened: Open, cache: CacheOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+    from atelier.images import video
+    from films import flat_film
+
+    root = tmp_path / "films"
+    root.mkdir()
+    flat_film(root / "a.mp4", frames=9, size=(64, 48))
+    write_image(film(root, "a.refs", 0) / "r.png", frame(5, 0))
+    film(root, "b", 8, number=1)
+    given: dict[str, Any] = {"layout": "folders", "roots": [root], "crop": (SIDE, 32)}
+    data = opened(**given)
+    assert len(data) == 7 + 6
+    whole = [resized(each.pixels, (SIDE, 32)) for each in video.open_video(root / "a.mp4").frames()]
+    assert len(whole) == 9 and len({each.tobytes() for each in whole}) == 9
+    for number in range(7):
+        clip = data.source.draw(number, Streams(1, 1, number))
+        assert all(map(np.array_equal, clip.frames, whole[number : number + 3]))
+    first = next(data.batches(1, 1))
+    data.close()
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("decoded a second time")
+
+    monkeypatch.setattr(video, "open_video", never)
+    again = opened(**given)
+    assert torch.equal(next(again.batches(1, 1)).lab, first.lab) and again.fingerprint == data.fingerprint
+    with pytest.raises(UserError, match=r"a\.mp4: video files are decoded once into the shard cache"):
+        TrainClipsOptions(layout="folders", roots=[root], num_worker_per_gpu=0).open(
+            scale=1,
+            degradation=BICUBIC,
+            seed=1,
+            global_batch=4,
+            in_channels=1,
+            cache=cache.model_copy(update={"enabled": False}),
+            quiet=True,
+        )
+
+
+def test_workers_draw_the_same_clips_of_folders(tmp_path: Path, opened: Open) -> None:
+    root = tmp_path / "films"
+    film(root, "a", 10, number=1)
+    write_image(film(root, "a.refs", 0) / "r.png", frame(5, 0))
+    given: dict[str, Any] = {"layout": "folders", "roots": [root], "reference": {"external": 0.5}}
+    here = list(opened(**given).batches(1, 2))
+    there = list(opened(**given, num_worker_per_gpu=1).batches(1, 2))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.lab, other.lab) and torch.equal(one.reference, other.reference)
+        assert list(one.samples) == list(other.samples)
+
+
+def test_films_to_measure_give_listed_references_by_name(tmp_path: Path, cache: CacheOptions) -> None:
+    root = tmp_path / "films"
+    film(root, "a", 6, number=1)
+    options: dict[str, Any] = {"layout": "folders", "roots": [root], "short_side": SIDE}
+    listed = {"source": "listed", "count": 2}
+    with pytest.raises(UserError, match="needs 2 listed references of each film; too few: a"):
+        ValClipsOptions(**options, reference=listed).open(cache=cache, quiet=True)
+    for number in range(3):
+        write_image(film(root, "a.refs", 0) / f"{number}.png", frame(5, number, 40, 40))
+    films = ValClipsOptions(**options, reference=listed, clip_length=4).open(cache=cache, quiet=True)
+    (clip,) = films
+    assert clip.L.shape == (1, 4, 1, SIDE, 32) and clip.reference.shape == (1, 2, 3, SIDE, 32)
+    assert clip.roles == ("exemplar", "exemplar") and clip.true_flow is None
+    films.close()
+    first = ValClipsOptions(**options, reference={"role": "anchor"}, crop=16).open(cache=cache, quiet=True)[0]
+    assert first.roles == (0,) and torch.equal(first.reference[:, 0], first.lab[:, 0])
+    assert first.L.shape == (1, 6, 1, 16, 16)
+
+
+def test_data_check_counts_what_each_rule_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    from atelier.cli.main import main
+
+    root = tmp_path / "films"
+    film(root, "a", 12, number=1)
+    film(root, "b", 7, number=2)
+    write_image(film(root, "a.refs", 0) / "r.png", frame(5, 0))
+    run = {
+        "name": "clips",
+        "scale": 1,
+        "objective": {"type": "colorize"},
+        "network_g": {"type": "FusionSystem"},
+        "cache": {"folder": str(tmp_path / "cache")},
+        "datasets": {
+            "train": {
+                "type": "clips",
+                "layout": "folders",
+                "roots": [str(root)],
+                "clip_length": 3,
+                "short_side": 32,
+                "reference": {"external": 0.2, "augment": "minimal"},
+            },
+            "val": {"type": "clips", "layout": "synthetic", "clips": 2},
+        },
+    }
+    file = tmp_path / "run.yml"
+    file.write_text(yaml.safe_dump(run))
+    with pytest.raises(SystemExit) as done:
+        main(["data", "check", str(file)])
+    printed = capsys.readouterr()
+    assert not done.value.code, printed.err
+    for line in (
+        "train: 14 clips of 3 frames of 32x32",
+        "reference from either: 10",
+        "about 2 from the list (external 0.2)",
+        "reference from only the film itself: 4",
+        "reference from neither: left out: 1",
+        "1 clips in the middle of short films",
+        "val: 2 films to measure, synthetic",
+        "reference from the first frame: 2",
+    ):
+        assert line in printed.out, printed.out

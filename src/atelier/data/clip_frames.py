@@ -138,11 +138,6 @@ class FrameSource(Source):
             pixels = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
         return resized(pixels, entry.fit((pixels.shape[0], pixels.shape[1])))
 
-    @property
-    def has_films(self) -> bool:
-        """Whether some pictures are frames of a video file."""
-        return any(entry.film is not None for entry in self._entries)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_decoder": _Decoder()}
 
@@ -214,8 +209,12 @@ def look_at_film(path: Path, cache: CacheOptions) -> FilmFile:
     Containers only estimate how many frames decode.
 
     Raises:
-        UserError: no film, damaged, without frames, or PyAV is missing.
+        UserError: no film, damaged, without frames, PyAV is missing, or the cache is switched off.
     """
+    if not cache.enabled:
+        raise UserError(
+            f"{path}: video files are decoded once into the shard cache; set cache.enabled: true, or extract the frames"
+        )
 
     def count() -> list[int]:
         from atelier.images.video import open_video

@@ -239,10 +239,6 @@ def _open_pairs(options: TrainClipsOptions, cache: CacheOptions, key: str, *, qu
 
 
 def _open_reader(source: FrameSource, cache: CacheOptions, key: str, *, quiet: bool) -> Reader:
-    if source.has_films and not cache.enabled:
-        raise UserError(
-            f"{key}: video files are decoded once into the shard cache; set cache.enabled: true, or extract the frames"
-        )
     shards = ShardCache(cache, quiet=quiet)
     known = shards.lookup(source) if cache.enabled else None
     shapes: Sequence[Shape | UserError] = known.shapes if known else parallel(source.shape, len(source))

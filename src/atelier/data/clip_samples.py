@@ -51,7 +51,8 @@ class ClipShare(NamedTuple):
 
     def batch(self, numbers: Sequence[int]) -> ClipBatch:
         """As a batch; ``numbers``: each clip's place in the whole step."""
-        return ClipBatch(**self._asdict(), numbers=numbers)
+        # torch's loader makes lists of tuples.
+        return ClipBatch(**{**self._asdict(), "roles": tuple(self.roles)}, numbers=numbers)
 
 
 @dataclass(frozen=True)
