@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from atelier.errors import UserError
 from atelier.evaluate.results import ValidationResult
 from atelier.experiment import run
 from atelier.experiment.cells import change_cell, value_cell
@@ -20,7 +22,7 @@ from atelier.experiment.options import load_study
 from atelier.experiment.plan import make_plan
 from atelier.experiment.report import Extras, extras_of, headline, render, write_study_report
 from atelier.experiment.report_charts import training_charts, validation_charts
-from atelier.experiment.report_pictures import most_disputed, shown_seeds
+from atelier.experiment.report_pictures import most_disputed, shown_seeds, window_at
 from atelier.experiment.results import Results, RunResults, collect
 from studies import study_of, write_base
 
@@ -130,6 +132,35 @@ def test_crops_show_every_network_and_their_errors(
     value = results.runs["low", 0].tests[test].images[image]["psnr_y"]
     assert parts.places[0].crop.values["low"] == value_cell(value, told["protocols"]["psnr_y"])
     assert extras.weights["low/seed_1"]["sha256"] in html
+
+
+def test_pictures_that_the_study_names_are_shown_behind_the_others(
+    finished: tuple[dict[str, Any], Results, str],
+) -> None:
+    """A crop at a given place, moved to whole lq pixels and into the picture; a slider for each picture once."""
+    told, results, _ = finished
+    names = [{"image": "grey/brick", "at": [7, 500]}, "cat/chelsea"]
+    root = results.plan.root.parents[1]
+    study = load_study(study_of(root, teacher=str(results.plan.study.teacher), pictures=names))
+    named = Results(make_plan(study), results.runs)
+    parts = extras_of(told, named).pictures
+    assert [place.named for place in parts.places] == [False, False, False, True]
+    crop = parts.places[-1].crop
+    assert (crop.image, crop.left, crop.top, crop.width, crop.height) == ("grey/brick", 0, 0, 64, 64)
+    assert window_at((7, 500), np.zeros((200, 100, 3), np.uint8), 2) == (136, 6, 64, 64)
+    assert len(parts.cards) == 3
+    text = Page(render(told, Extras(pictures=parts))).text
+    assert "Chosen by rule: the 3 test pictures" in text and "named in the study file" in text
+
+
+def test_named_pictures_must_exist(tmp_path: Path) -> None:
+    for name, message in (
+        ("cta/chelsea", r"names no picture of a test set.*'cat'"),
+        ("chelsea", "write SET/PICTURE; test sets: cat, grey"),
+        ("grey/brik", r"the test set 'grey' has no picture 'brik'.*'brick'.*pictures: camera, brick"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(study_of(tmp_path, pictures=[name]), dry_run=True, say=lambda line: None)
 
 
 def test_latency_is_measured_once_for_each_network(

@@ -82,6 +82,15 @@ class PrimaryOptions(Options):
     checkpoint: Literal["last", "best"] = Field("last", description="best: the one that validation chose")
 
 
+class PictureOptions(Options):
+    """A picture that the report shows, written ``SET/PICTURE`` or in full."""
+
+    image: str = Field(description="SET/PICTURE, as the report names it")
+    at: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="left and top of the enlarged crop in gt pixels; null: where the arms differ most"
+    )
+
+
 class StudyOptions(Options):
     """One study."""
 
@@ -113,6 +122,10 @@ class StudyOptions(Options):
     contrasts: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(
         default_factory=list, description="pairs of arms that are compared as planned beforehand"
     )
+    pictures: list[PictureOptions] = Field(
+        default_factory=list,
+        description="test pictures that the report shows beside those chosen by rule: SET/PICTURE, or image and at",
+    )
     teacher: Path | None = Field(
         None, description="weights that the gap closed is measured to; null: the arms' own teacher"
     )
@@ -134,6 +147,13 @@ class StudyOptions(Options):
                 for name, each in data["test"].items()
             }
         return changed
+
+    @field_validator("pictures", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"image": each} if isinstance(each, str) else each for each in value]
+        return value
 
     @field_validator("name")
     @classmethod
@@ -167,6 +187,13 @@ class StudyOptions(Options):
                 raise ValueError(
                     f"{key} names the arm '{name}', which does not exist{did_you_mean(str(name), self.arms)} arms: "
                     f"{', '.join(self.arms)}"
+                )
+        for each in self.pictures:
+            test, slash, image = each.image.partition("/")
+            if not slash or not image or test not in self.test:
+                raise ValueError(
+                    f"pictures: '{each.image}' names no picture of a test set"
+                    f"{did_you_mean(test, self.test)} write SET/PICTURE; test sets: {', '.join(self.test)}"
                 )
         for one, other in self.contrasts:
             if one == other:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from atelier.errors import UserError
+from atelier.errors import UserError, did_you_mean
 from atelier.evaluate.crops import CROP_SIDE, Crop, Window, largest_disagreement
 from atelier.evaluate.embedding import Layer, Version, cut_layers, embed_versions
 from atelier.evaluate.error_maps import Scale, Values, common_scale, signed_error
 from atelier.evaluate.results import Pixels, ValidationResult, format_value
 from atelier.evaluate.sections import MAX_BYTES, PictureCard
 from atelier.experiment.measure import Judged, judged_network, pictures_of_test, weights_of
+from atelier.experiment.options import PictureOptions
+from atelier.experiment.plan import Plan
 from atelier.experiment.results import Results
 
 #: Pictures shown with a slider and a crop.
@@ -28,11 +30,12 @@ GAIN_COLOURS = ((179, 88, 6), (27, 120, 55))
 
 @dataclass(frozen=True)
 class Place:
-    """One crop: the versions, and below them their maps (kind of a version -> map)."""
+    """One crop: the versions, and below them their maps (kind of a version -> map); ``named``: the study file did."""
 
     crop: Crop
     errors: dict[str, Layer]
     gains: dict[str, Layer]
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,10 @@ def picture_parts(results: Results, teachers: Mapping[str, Mapping[str, Validati
         network = _network(results, Path(file), None, f"teacher {file}", notes)
         label = "teacher" if len(teachers) == 1 else f"teacher {Path(file).name}"
         guides += [_Shown(f"t{place}", label, network, tests)] if network is not None else []
-    chosen = most_disputed(results)
-    seen = [_look(results, test, image, arms, guides) for test, image in chosen]
+    named = [PictureOptions(image=f"{test}/{image}") for test, image in most_disputed(results)]
+    by_rule = len(named)
+    named += [each for each in results.plan.study.pictures if each not in named]
+    seen = [_look(results, each, arms, guides) for each in named]
     kind = next((each.kind for each in arms if each.label == results.plan.reference.name), None)
     gains = [_gains(each.errors, kind) for each in seen]
     error = common_scale((each for one in seen for each in one.errors.values()), *ERROR_COLOURS)
@@ -115,12 +120,14 @@ def picture_parts(results: Results, teachers: Mapping[str, Mapping[str, Validati
             one.crop,
             {kind: _layer(kind, error, values) for kind, values in one.errors.items()},
             {kind: _layer(kind, gain, values) for kind, values in found.items()} if gain is not None else {},
+            number >= by_rule,
         )
-        for one, found in zip(seen, gains, strict=True)
+        for number, (one, found) in enumerate(zip(seen, gains, strict=True))
     ]
-    share = MAX_BYTES // len(seen)
-    cards = [_card(results, one, arms, guides, place, share) for place, one in enumerate(seen)]
-    anchors = {(one.test, one.image): card.anchor for one, card in zip(seen, cards, strict=True)}
+    once = list({(one.test, one.image): one for one in reversed(seen)}.values())[::-1]
+    share = MAX_BYTES // len(once)
+    cards = [_card(results, one, arms, guides, place, share) for place, one in enumerate(once)]
+    anchors = {(one.test, one.image): card.anchor for one, card in zip(once, cards, strict=True)}
     return PictureParts(cards, places, error, gain, seeds, notes, anchors)
 
 
@@ -161,8 +168,31 @@ def _network(results: Results, path: Path, key: str | None, what: str, notes: li
         return None
 
 
-def _look(results: Results, test: str, image: str, arms: list[_Shown], guides: list[_Shown]) -> _Seen:
+def check_named(plan: Plan) -> None:
+    """Raise :class:`~atelier.errors.UserError` where the study names a picture that its test sets do not hold."""
+    for each in plan.study.pictures:
+        test, _, image = each.image.partition("/")
+        names = pictures_of_test(plan.study, plan.reference.options, test).names
+        if image not in names:
+            raise UserError(
+                f"pictures: '{each.image}': the test set '{test}' has no picture '{image}'"
+                f"{did_you_mean(image, names)} pictures: {', '.join(names)}"
+            )
+
+
+def window_at(at: tuple[int, int], pixels: Pixels, scale: int) -> Window:
+    """The crop whose left and top are ``at``, moved to whole lq pixels and into the picture."""
+    height, width = (max(scale, min(length, CROP_SIDE) // scale * scale) for length in pixels.shape[:2])
+    left, top = (
+        min(place, length - side) // scale * scale
+        for place, length, side in zip(at, (pixels.shape[1], pixels.shape[0]), (width, height), strict=True)
+    )
+    return top, left, height, width
+
+
+def _look(results: Results, picture: PictureOptions, arms: list[_Shown], guides: list[_Shown]) -> _Seen:
     options, study = results.plan.reference.options, results.plan.study
+    test, _, image = picture.image.partition("/")
     pictures = pictures_of_test(study, options, test)
     pair = pictures[pictures.names.index(image)]
     outputs = {each.kind: each.network.output(pair.lq, pair.gt.dtype) for each in (*arms, *guides)}
@@ -173,7 +203,10 @@ def _look(results: Results, test: str, image: str, arms: list[_Shown], guides: l
         *(Version(kind, labels[kind], pixels) for kind, pixels in outputs.items()),
         Version("gt", "gt (original)", pair.gt),
     ]
-    window = largest_disagreement([outputs[each.kind] for each in arms], CROP_SIDE, options.scale)
+    if picture.at is not None:
+        window = window_at(picture.at, pair.gt, options.scale)
+    else:
+        window = largest_disagreement([outputs[each.kind] for each in arms], CROP_SIDE, options.scale)
     top, left, height, width = window
     metric = study.metrics[study.primary.metric].build(options.scale, options.network_g.out_channels)
     values = {

@@ -91,6 +91,10 @@ def run(
         plan = _fixed_plan(study, known)
     plan = _recognised(plan, known)
     prints = check_overlap(plan) | _hashes_of_weights(plan)
+    if study.pictures:
+        from atelier.experiment.report_pictures import check_named
+
+        check_named(plan)
     threads = int(known.get("threads") or max(1, _threads() // len(slots)))
     if dry_run:
         say(describe_plan(plan, known, threads=threads))
