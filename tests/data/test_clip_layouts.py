@@ -45,7 +45,7 @@ Open = Callable[..., ClipData]
 
 @pytest.fixture
 def cache(tmp_path: Path) -> CacheOptions:
-    return CacheOptions(folder=tmp_path / "cache")
+    return CacheOptions(folder=tmp_path / ".cache")
 
 
 @pytest.fixture
@@ -247,6 +247,20 @@ def test_each_mistake_in_a_table_has_one_message(
     assert str(error.value).count("\n  ") <= 10
 
 
+def test_a_film_without_colours_is_an_error(tmp_path: Path, opened: Open, cache: CacheOptions) -> None:
+    film(tmp_path, "colour", 8)
+    grey = film(tmp_path, "grey", 0)
+    for each in range(8):
+        write_image(grey / f"{each}.png", np.repeat(frame(1, each)[..., 1:2], 3, axis=2))
+    with pytest.raises(UserError, match=r"1 film without colours .*: grey$"):
+        opened(layout="folders", roots=[tmp_path])
+    with pytest.raises(UserError, match=r"1 film without colours"):
+        ValClipsOptions(layout="folders", roots=[tmp_path]).open(cache=cache, quiet=True)
+    write_image(grey / "1.png", frame(1, 1)[..., 1:2])
+    with pytest.raises(UserError, match=r"1\.png: a grey picture; frames need their true colours"):
+        opened(layout="folders", roots=[tmp_path])
+
+
 def test_the_only_table_is_found_and_two_are_an_error(tmp_path: Path, opened: Open) -> None:
     film(tmp_path, "a", 8)
     with pytest.raises(UserError, match="holds no CSV file"):
@@ -444,7 +458,7 @@ def test_data_check_counts_what_each_rule_serves(tmp_path: Path, capsys: pytest.
         "scale": 1,
         "objective": {"type": "colorize"},
         "network_g": {"type": "FusionSystem"},
-        "cache": {"folder": str(tmp_path / "cache")},
+        "cache": {"folder": str(tmp_path / ".cache")},
         "datasets": {
             "train": {
                 "type": "clips",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Film:
         return self.external[place if len(self.external) > 1 else 0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipPlace:
     """A clip: which film and which of its frames (their places in the film, increasing)."""
 
@@ -111,7 +111,7 @@ class FilmClips(ClipSource):
         self.left_out = 0
         without: Counter[int] = Counter()
         for place in places:
-            choice = bool(self._external(place)), self._inside(place) > 0
+            choice = next(self._external(place), None) is not None, sum(self._sides(place)) > 0
             if rules.count and not any(choice):
                 without[place.film] += 1
                 continue
@@ -160,24 +160,20 @@ class FilmClips(ClipSource):
         """Let go of the shard."""
         self._reader.close()
 
-    def _external(self, place: ClipPlace) -> list[int]:
+    def _external(self, place: ClipPlace) -> Iterator[int]:
         """Listed references that are no frame of the clip."""
         film = self._films[place.film]
         own = {film.frames[each] for each in place.places}
-        return [item for item in film.references_of(place.places[0]) if item not in own]
-
-    def _inside(self, place: ClipPlace) -> int:
-        """How many frames of the film are far enough from the clip."""
-        before, after = self._sides(place)
-        return before + after
+        return (item for item in film.references_of(place.places[0]) if item not in own)
 
     def _sides(self, place: ClipPlace) -> tuple[int, int]:
+        """How many frames of the film are far enough before and after the clip."""
         count, gap = len(self._films[place.film].frames), self._rules.min_gap
         return max(0, place.places[0] - gap + 1), max(0, count - place.places[-1] - gap)
 
     def _choose(self, place: ClipPlace, streams: Streams) -> list[int]:
         """Numbers of the clip's references: all of one rule, different ones as far as there are."""
-        listed = self._external(place)
+        listed = list(self._external(place))
         before, after = self._sides(place)
         by_list = streams("reference rule").random() < self._rules.external
         if listed and (by_list or not before + after):

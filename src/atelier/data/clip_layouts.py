@@ -59,7 +59,7 @@ def open_training(options: TrainClipsOptions, cache: CacheOptions, *, quiet: boo
             anchor=reference.anchor,
             exemplars=reference.count,
         )
-    key = f"datasets.{options.name}"
+    key = f"data set '{options.name}'"
     if options.layout == "pairs":
         return _open_pairs(options, cache, key, quiet=quiet)
     opened = _open_films(
@@ -105,14 +105,14 @@ def open_validation(options: ValClipsOptions, cache: CacheOptions, *, quiet: boo
             anchor=reference.role == "anchor",
         )
         return ClipValidation(options, clips, [f"synthetic_{number}" for number in range(len(clips))])
-    key = f"datasets.{options.name}"
+    key = f"data set '{options.name}'"
     chosen = reference.source == "listed"
     opened = _open_films(options, cache, key, crop=options.crop, length=2, references=chosen, quiet=quiet)
     without = [film.name for film in opened.films if chosen and len(film.references_of(0)) < reference.count]
     if without:
         opened.reader.close()
         raise UserError(
-            f"{key}.reference: source: listed needs {reference.count} listed reference"
+            f"{key}: reference.source: listed needs {reference.count} listed reference"
             f"{'s' * (reference.count > 1)} of each film; too few: {short_list(without)}"
         )
     films = FilmsToMeasure(
@@ -182,6 +182,7 @@ def _open_films(
     reader = _open_reader(source, cache, key, quiet=quiet)
     try:
         films, notes = _without_grey(films, source, reader, cache, key)
+        _check_colours(films, source, reader, cache, key)
     except UserError:
         reader.close()
         raise
@@ -271,6 +272,20 @@ def _without_grey(
             f"{short_list([reader.places[item] for item in sorted(grey)])}"
         )
     return kept, _grey_note(grey, reader)
+
+
+def _check_colours(
+    films: Sequence[Film], source: FrameSource, reader: Reader, cache: CacheOptions, key: str
+) -> None:
+    """Raise :class:`UserError` for films whose first, middle and last frame are grey: they have no colours to learn."""
+    looked = [{film.frames[0], film.frames[len(film.frames) // 2], film.frames[-1]} for film in films]
+    grey = _grey_ones(sorted(set().union(*looked)), source, reader, cache)
+    dull = [film.name for film, items in zip(films, looked, strict=True) if items <= grey]
+    if dull:
+        raise UserError(
+            f"{key}: {len(dull)} film{'s' * (len(dull) > 1)} without colours (first, middle and last frame are grey); "
+            f"colours are learned from colour films: {short_list(dull)}"
+        )
 
 
 def _grey_note(grey: set[int], reader: Reader) -> list[str]:

@@ -300,7 +300,7 @@ class TrainClipsOptions(ClipsOptions, TrainSetOptions):
             return []
         verb = "gives" if len(named) == 1 else "give"
         return [
-            f"datasets.{self.name}.reference.augment: {' and '.join(named)} {verb} the reference other colours than "
+            f"data set '{self.name}': reference.augment: {' and '.join(named)} {verb} the reference other colours than "
             "the clip has, which a loss on the true colours (l1) contradicts; apply_to: both changes the clip as well"
         ]
 

@@ -39,16 +39,16 @@ def find_table(root: Path, given: Path | None, key: str) -> Path:
     """The CSV that is given, or the only one in ``root``."""
     if given is not None:
         if not given.is_file():
-            raise UserError(f"{key}.csv: {given} is no file")
+            raise UserError(f"{key}: csv: {given} is no file")
         return given
     if not root.is_dir():
-        raise UserError(f"{key}.roots: {root} is no folder")
+        raise UserError(f"{key}: roots: {root} is no folder")
     found = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in found)
-    what = f"{len(found)} CSV files ({names}); say which one" if found else "no CSV file"
-    raise UserError(f"{key}: {root} holds {what} with {key}.csv: FILE")
+    what = f"{len(found)} CSV files ({names}); say which one is meant" if found else "no CSV file; name one"
+    raise UserError(f"{key}: {root} holds {what} with csv: FILE")
 
 
 def read_table(
@@ -143,7 +143,7 @@ def table_films(
     paired = kind == SWINTEXCO
     if paired and length != 2:
         raise UserError(
-            f"{table} lists pairs of frames with their motion: set {key}.clip_length: 2 (now {length})"
+            f"{table} lists pairs of frames with their motion: {key} needs clip_length: 2 (now {length})"
         )
     wanted = Wanted()
     films = _gathered(rows, roots, wanted, paired)
