@@ -79,7 +79,8 @@ def colorize(
         _Pair, typer.Option("--target-size", help="HEIGHT WIDTH: the smaller one is --short-side.")
     ] = None,
     scene_cut: Annotated[
-        str, typer.Option("--scene-cut", help="auto, content (PySceneDetect), off, or a file of frame numbers.")
+        str,
+        typer.Option("--scene-cut", help="auto, content (PySceneDetect), off, or a file of frame numbers."),
     ] = "auto",
     per_scene: Annotated[
         str, typer.Option("--reference-per-scene", help="all references, or the best one for each scene.")
@@ -146,7 +147,9 @@ def colorize(
     references = find_references(reference or [], anchor or [])
     pinned = [str(each) for each in references if each.frame is not None]
     if pinned and len(jobs) > 1:
-        raise UserError(f"{pinned[0]} pins a frame of one film, but there are {len(jobs)}; colour them one by one")
+        raise UserError(
+            f"{pinned[0]} pins a frame of one film, but there are {len(jobs)}; colour them one by one"
+        )
     frame_rate = parse_rate(rate)
     waiting = []
     # A film on standard output must not be mixed with words.
@@ -179,7 +182,8 @@ def colorize(
     for note in opened.notes:
         typer.echo(f"note: {note}", err=aside)
 
-    from atelier.colorize.runner import ColorizeOptions, colorize_film
+    from atelier.colorize.coloured import ColorizeOptions
+    from atelier.colorize.runner import colorize_film
 
     options: dict[str, Any] = {
         "mode": mode,

@@ -173,8 +173,8 @@ class ReferenceBank:
             film = self._size.full
             if abs(width * film[0] - height * film[1]) > max(width, height, *film):
                 raise UserError(
-                    f"{file} is {width}x{height}, which is another shape than the film's {film[1]}x{film[0]}; a picture "
-                    "that pins a frame must show exactly that frame"
+                    f"{file} is {width}x{height}, which is another shape than the film's {film[1]}x{film[0]}; "
+                    "a picture that pins a frame must show exactly that frame"
                 )
             small = resized(rgb, self._size.content).clamp(0, 1)
             lab = self._size.pad(LabScale.UNIT.normalise(rgb_to_lab(small)))

@@ -58,7 +58,9 @@ class WeightFiles:
             if path is not None and not path.is_file():
                 raise UserError(f"{_OPTIONS[name]} {path} is no file")
         if self.model is not None:
-            contradicting = [name for name in ("fusion", "flow", "exemplar") if getattr(self, name) is not None]
+            contradicting = [
+                name for name in ("fusion", "flow", "exemplar") if getattr(self, name) is not None
+            ]
             if contradicting:
                 raise UserError(
                     f"-m is a whole system; leave {', '.join(_OPTIONS[name] for name in contradicting)} out"
@@ -162,9 +164,7 @@ def _assembled(files: WeightFiles) -> tuple[FusionSystem, dict[str, str], list[s
             "checkpoint that was trained with one (--fusion_ckpt FILE); --exemplar tiny needs none"
         )
     flow = files.flow_options()
-    system = FusionSystem(
-        flow=flow, exemplar=exemplar, fusion_net=None if fusion is None else fusion.fusion
-    )
+    system = FusionSystem(flow=flow, exemplar=exemplar, fusion_net=None if fusion is None else fusion.fusion)
     notes = list(getattr(system.exemplar, "notes", ()))
     parts = {"flow": _flow_words(flow), "exemplar": _exemplar_words(system, exemplar)}
     if fusion is None:
@@ -178,7 +178,7 @@ def _assembled(files: WeightFiles) -> tuple[FusionSystem, dict[str, str], list[s
         elif matching is not None:
             notes.append(
                 f"{files.fusion} also holds SwinTExCo's matching network, which is not used with --exemplar "
-                f"{exemplar.type}; --swintexco_ckpt or --backbone_weights bring the part it needs"  # type: ignore[attr-defined]
+                f"{exemplar.type}; --swintexco_ckpt or --backbone_weights bring the part it needs"
             )
     if all(path is None for path in (files.memflow, files.swintexco, files.fusion, files.backbone)) and not (
         isinstance(flow, RaftFlowOptions)

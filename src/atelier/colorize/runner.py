@@ -4,90 +4,31 @@ from __future__ import annotations
 
 import io
 import pickle
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from atelier.colorize.bank import Choice, PerScene, ReferenceBank
-from atelier.colorize.flow import FlowBackend
+from atelier.colorize.ahead import Ahead, Busy, Look, check_source, last_named
+from atelier.colorize.bank import ReferenceBank
+from atelier.colorize.coloured import ColorizeOptions, ColouredFilm, Scene
 from atelier.colorize.opening import OpenedSystem
 from atelier.colorize.reference_files import ReferenceFile
 from atelier.colorize.scenes import RESEMBLANCE, SceneRule, resemblance, scene_rule, thumbnail
-from atelier.colorize.state import ClipFlow, SequenceState
-from atelier.colorize.working import ChromaUpsample, WorkingSize, enlarge, join, lightness
+from atelier.colorize.state import SequenceState
+from atelier.colorize.working import WorkingSize, enlarge, join
 from atelier.errors import UserError
 from atelier.files import sha256_of
-from atelier.images.files import image_shape
-from atelier.images.video import FrameSource, VideoFrame, open_video
+from atelier.images.video import VideoFrame, open_video
 from atelier.images.video_encode import Encoding
 from atelier.images.video_film import FilmReport, transform_film
 from atelier.images.video_targets import open_target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-FilmMode = Literal["fused", "average", "flow", "exemplar"]
-Head = Literal["warp", "colornet"]
-
-
-@dataclass(frozen=True)
-class ColorizeOptions:
-    """How a film is coloured; the command line's options describe each.
-
-    Attributes:
-        mode: whose colours: the fusion network's, the average's, the flow's, the references'.
-        exemplar_head: with ``mode`` exemplar, what makes colours of a match: the match itself or SwinTExCo's network.
-        short_side: of working pictures, a multiple of 32.
-        scene_cut: ``auto``, ``content``, ``off``, or a file with frame numbers.
-        per_scene: all references for each scene, or the one that resembles its first frame most.
-        chroma_upsample: how chroma comes to full size.
-        saturation: factor of the references' chroma.
-        max_reference_keys: see :class:`ReferenceBank`.
-        segment: frames of a segment, what a stop can cost.
-        rate: frames a second of numbered pictures.
-        allow_damaged: take what decodes of a damaged film.
-        overwrite: begin anew.
-    """
-
-    mode: FilmMode = "fused"
-    exemplar_head: Head = "warp"
-    short_side: int = 256
-    scene_cut: str = "auto"
-    per_scene: PerScene = "all"
-    chroma_upsample: ChromaUpsample = "bilinear"
-    saturation: float = 1.0
-    max_reference_keys: int | None = None
-    segment: int = 500
-    rate: Fraction | None = None
-    allow_damaged: bool = False
-    overwrite: bool = False
-
-
-@dataclass
-class Scene:
-    """Frames from ``first`` on with references of their own; names of files."""
-
-    first: int
-    frames: int
-    references: list[str]
-    left_out: list[str]
-    resemblance: dict[str, float]
-
-    def __str__(self) -> str:
-        text = f"from frame {self.first}: {_listed(self.references)}"
-        if self.resemblance:
-            best = max(self.resemblance[name] for name in self.references)
-            text += f" (resemblance {best:.2f})"
-        if self.left_out:
-            text += f"; left out for memory: {_listed(self.left_out)}"
-        return text
 
 
 @dataclass
@@ -129,71 +70,6 @@ class _State:
             ) from error
 
 
-@dataclass
-class ColouredFilm:
-    """What became of a film; :meth:`summary` is plain values, ``str()`` is for people.
-
-    Attributes:
-        clipped: share of pixels outside sRGB.
-        confidence: mean confidence of the flow where there was one; None where there was none.
-        similarity: mean similarity of the match; None where nothing was matched.
-        busy: stage -> seconds; stages overlap.
-    """
-
-    film: FilmReport
-    source: str
-    output: str
-    size: WorkingSize
-    parts: Mapping[str, str]
-    options: ColorizeOptions
-    references: list[dict[str, Any]]
-    scenes: list[Scene]
-    notes: list[str]
-    clipped: float
-    confidence: float | None
-    similarity: float | None
-    busy: dict[str, float]
-
-    def summary(self) -> dict[str, Any]:
-        """For ``--summary``."""
-        height, width = self.size.full
-        work = self.size.content
-        return {
-            "source": self.source,
-            "output": self.output,
-            "frames": self.film.frames,
-            "resumed_frames": self.film.resumed,
-            "size": [width, height],
-            "working_size": [work[1], work[0]],
-            "mode": self.options.mode,
-            "exemplar_head": self.options.exemplar_head,
-            "chroma_upsample": self.options.chroma_upsample,
-            "parts": dict(self.parts),
-            "references": self.references,
-            "scene_cut": self.options.scene_cut,
-            "scenes": [asdict(scene) for scene in self.scenes],
-            "notes": self.notes,
-            "out_of_gamut": self.clipped,
-            "flow_confidence": self.confidence,
-            "exemplar_similarity": self.similarity,
-            "seconds": self.film.seconds,
-            "busy_seconds": self.busy,
-            "left_out_streams": self.film.left_out,
-        }
-
-    def __str__(self) -> str:
-        lines = [f"{self.output}: {self.film}"]
-        numbers = []
-        if self.confidence is not None:
-            numbers.append(f"mean confidence of the flow {self.confidence:.2f}")
-        if self.similarity is not None:
-            numbers.append(f"mean similarity to the references {self.similarity:.2f}")
-        numbers.append(f"{100 * self.clipped:.2f} % of the pixels lie outside sRGB and were clipped")
-        count = len(self.scenes)
-        lines.append(f"{count} scene{'s' if count != 1 else ''}; {', '.join(numbers)}")
-        return "\n".join(lines)
-
-
 def colorize_film(
     opened: OpenedSystem,
     source_name: str,
@@ -228,8 +104,8 @@ def colorize_film(
     try:
         facts = source.facts
         size = WorkingSize.of(facts.width, facts.height, options.short_side)
-        named = _last_named(references, rule)
-        _check_source(source, options, named)
+        named = last_named(references, rule)
+        check_source(source, options, named)
         _check_head(opened, options, size)
         bank = ReferenceBank(
             opened.system,
@@ -257,10 +133,10 @@ def colorize_film(
             + f"; colours are found at {size.content[1]}x{size.content[0]}"
         )
         state = _State() if target.state is None else _State.load(target.state, device)
-        busy = _Busy()
+        busy = Busy()
         colourist = _Colourist(opened, bank, size, rule, options, state, busy, tell)
         before = (state.sequence.lightness, state.small) if target.frames_done else (None, None)
-        ahead = _Ahead(source, opened.system.flow, size, rule, options, device, busy, named, before)
+        ahead = Ahead(source, opened.system.flow, size, rule, options, device, busy, named, before)
         try:
             film = transform_film(
                 ahead,
@@ -285,115 +161,6 @@ def colorize_film(
             bank.close()
 
 
-@dataclass
-class _Look:
-    """What is known of a frame before it is coloured."""
-
-    whole: Tensor
-    work: Tensor
-    small: Tensor
-    motion: Future[tuple[ClipFlow | None, bool]]
-
-
-class _Busy:
-    """Seconds in which each stage worked, added up from several threads."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def add(self, stage: str, began: float) -> float:
-        """Count the time since ``began`` and give the present."""
-        now = time.perf_counter()
-        with self._lock:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - began
-        return now
-
-
-class _Ahead:
-    """The source, with each frame's lightness and motion found while the frames before it are coloured.
-
-    Motion is found ahead where it depends on lightness alone and remembers nothing; whether a scene begins always is.
-    """
-
-    path = None
-
-    def __init__(
-        self,
-        source: FrameSource,
-        flow: FlowBackend,
-        size: WorkingSize,
-        rule: SceneRule,
-        options: ColorizeOptions,
-        device: torch.device,
-        busy: _Busy,
-        last_named: tuple[int, str],
-        before: tuple[Tensor | None, Tensor | None],
-    ) -> None:
-        self._source, self.facts = source, source.facts
-        self._flow, self._size, self._rule, self._device, self._busy = flow, size, rule, device, busy
-        self._finds_flow = options.mode != "exemplar" and not flow.needs_colour and flow.initial_state() is None
-        self._mode, self._named = options.mode, last_named
-        self._work, self._small = before
-        self._looks: dict[int, _Look] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="motion")
-
-    def frames(self, start: int = 0) -> Iterator[VideoFrame]:
-        """Frames of the source; each can be taken once it was given."""
-        count = start
-        for frame in self._source.frames(start):
-            self._looks[frame.index] = self._look(frame)
-            count = frame.index + 1
-            yield frame
-        if count == 1 and self._mode != "exemplar":
-            raise _one_frame(self.facts.name)
-        if self._named[0] >= count:
-            raise _beyond(self.facts.name, count, self._named)
-
-    def take(self, index: int) -> _Look:
-        """What is known of frame ``index``; forgotten here."""
-        return self._looks.pop(index)
-
-    def fingerprint(self) -> str | None:
-        """The source's."""
-        return self._source.fingerprint()
-
-    def close(self) -> None:
-        """The source is closed by who opened it."""
-
-    def stop(self) -> None:
-        """Wait for what is under way, drop what is not."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    @torch.no_grad()
-    def _look(self, frame: VideoFrame) -> _Look:
-        began = time.perf_counter()
-        whole = lightness(frame.pixels)
-        small = thumbnail(whole)
-        whole = whole.to(self._device)
-        work = self._size.shrink(whole)
-        self._busy.add("lightness", began)
-        motion = self._pool.submit(self._motion, frame.index, work, self._work, small, self._small)
-        self._work, self._small = work, small
-        return _Look(whole, work, small, motion)
-
-    @torch.no_grad()
-    def _motion(
-        self, index: int, work: Tensor, last_work: Tensor | None, small: Tensor, last_small: Tensor | None
-    ) -> tuple[ClipFlow | None, bool]:
-        """(motion, whether a scene begins)."""
-        if last_work is None or last_small is None:
-            return None, False
-        began = time.perf_counter()
-        cut = self._rule.is_cut(small, last_small, index)
-        began = self._busy.add("scenes", began)
-        if not self._finds_flow:
-            return None, cut
-        found = self._flow.estimate(work, last_work)
-        self._busy.add("flow", began)
-        return ClipFlow(found.flow[:, None], found.confidence[:, None]), cut
-
-
 class _Colourist:
     """Colours frames in order."""
 
@@ -405,7 +172,7 @@ class _Colourist:
         rule: SceneRule,
         options: ColorizeOptions,
         state: _State,
-        busy: _Busy,
+        busy: Busy,
         tell: Callable[[str], None],
     ) -> None:
         self._opened, self._bank, self._size, self._rule = opened, bank, size, rule
@@ -413,7 +180,7 @@ class _Colourist:
         self._names = [str(file) for file in bank.files]
 
     @torch.no_grad()
-    def colour(self, frame: VideoFrame, look: _Look, state: _State) -> tuple[NDArray[Any], _State]:
+    def colour(self, frame: VideoFrame, look: Look, state: _State) -> tuple[NDArray[Any], _State]:
         """The coloured picture and the state after it (``state``, changed)."""
         index, system = frame.index, self._opened.system
         flows, cut = look.motion.result()
@@ -483,17 +250,21 @@ class _Colourist:
             busy=busy,
         )
 
-    def _begin_scene(self, index: int, look: _Look, state: _State) -> None:
-        choice: Choice = self._bank.choose(look.work, index)
+    def _begin_scene(self, index: int, look: Look, state: _State) -> None:
+        choice = self._bank.choose(look.work, index)
         state.kept = choice.kept
         likeness = {self._names[r]: value for r, value in enumerate(choice.resemblance)}
         scene = Scene(
-            index, 0, [self._names[r] for r in choice.kept], [self._names[r] for r in choice.left_out], likeness
+            index,
+            0,
+            [self._names[r] for r in choice.kept],
+            [self._names[r] for r in choice.left_out],
+            likeness,
         )
         state.scenes.append(scene)
         self._tell(f"scene {len(state.scenes)} {scene}")
 
-    def _compare(self, index: int, pinned: Tensor, look: _Look, state: _State) -> None:
+    def _compare(self, index: int, pinned: Tensor, look: Look, state: _State) -> None:
         shown = thumbnail(self._size.crop(pinned[:, :1]).float())
         seen = thumbnail(self._size.crop(look.work))
         found = resemblance(shown, seen)
@@ -530,56 +301,6 @@ def _decides(
     }
 
 
-def _last_named(references: Sequence[ReferenceFile], rule: SceneRule) -> tuple[int, str]:
-    """(the highest frame number that anybody named, by what); -1 where none was."""
-    named = [(file.frame, f"the reference {file}") for file in references if file.frame is not None]
-    return max([*named, (rule.last_named, "--scene-cut")], key=lambda entry: entry[0])
-
-
-def _beyond(film: str, count: int, named: tuple[int, str]) -> UserError:
-    return UserError(
-        f"{named[1]} names frame {named[0]}, but {film} has {count} frames, 0 to {count - 1}"
-    )
-
-
-def _one_frame(film: str) -> UserError:
-    return UserError(
-        f"{film} has one frame: there is no motion to carry colours along; --mode exemplar colours it from the "
-        "references alone"
-    )
-
-
-def _check_source(source: FrameSource, options: ColorizeOptions, named: tuple[int, str]) -> None:
-    """What can be known of the frames without decoding them."""
-    files = getattr(source, "files", None)
-    facts = source.facts
-    for path in files or ():
-        height, width, _ = image_shape(path)
-        if (height, width) != (facts.height, facts.width):
-            raise UserError(
-                f"{path} is {width}x{height}, the first frame ({files[0].name}) is "
-                f"{facts.width}x{facts.height}; all frames of a film have one size"
-            )
-    count = facts.frames
-    if count is None or source.path is None and files is None:
-        return
-    # What a container says of its length is an estimate; counting packets is quick and exact.
-    if source.path is not None and (count <= 2 or named[0] >= 0.9 * count):
-        count = _packets(source)
-    if count == 1 and options.mode != "exemplar":
-        raise _one_frame(facts.name)
-    if named[0] >= count:
-        raise _beyond(facts.name, count, named)
-
-
-def _packets(source: FrameSource) -> int:
-    import av
-
-    with av.open(str(source.path), metadata_errors="replace") as container:
-        stream = container.streams.best("video")
-        return sum(1 for packet in container.demux(stream) if packet.size and packet.pts is not None)
-
-
 def _check_head(opened: OpenedSystem, options: ColorizeOptions, size: WorkingSize) -> None:
     if options.exemplar_head != "colornet":
         return
@@ -589,8 +310,3 @@ def _check_head(opened: OpenedSystem, options: ColorizeOptions, size: WorkingSiz
         raise UserError(
             "--exemplar-head colornet needs SwinTExCo's colornet.pth (--swintexco_ckpt DIR); the head warp needs none"
         )
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

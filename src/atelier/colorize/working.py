@@ -62,7 +62,7 @@ class WorkingSize:
         return self.pad(resized(planes, self.content))
 
     def pad(self, planes: Tensor) -> Tensor:
-        """``[B, C, h, w]`` of ``content`` to ``padded``, mirrored about the last row and column (as often as it takes)."""
+        """``[B, C, h, w]`` of ``content`` to ``padded``, mirrored about the last row and column."""
         rows = _mirror(self.content[0], self.padded[0]).to(planes.device)
         columns = _mirror(self.content[1], self.padded[1]).to(planes.device)
         return planes.index_select(-2, rows).index_select(-1, columns)
