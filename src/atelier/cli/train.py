@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from atelier.cli.options import FROM, check_command
+from atelier.errors import UserError
+
+if TYPE_CHECKING:
+    from atelier.options.schema import RunOptions
 
 #: Where KAIR's training scripts look when no file is named.
 DEFAULT_FILE = Path("options/train_options.json")
@@ -68,29 +74,22 @@ def train(
         ),
     ] = None,
     local_rank: Annotated[Optional[int], typer.Option("--local-rank", hidden=True)] = None,  # noqa: UP045
+    command: FROM = None,
 ) -> None:
     """Train a network: models, logs, pictures and a report under experiments/NAME."""
-    from atelier.errors import UserError
-
     if launcher not in {"none", "pytorch", "slurm"}:
         raise UserError(f"--launcher {launcher}: allowed are none, pytorch and slurm")
     if launcher == "slurm":
         import os
 
-        from atelier.train.slurm import slurm_environment
+        from atelier.slurm import slurm_environment
 
         # Before the file is read: KAIR's batch is shared out over the processes.
         os.environ.update(slurm_environment(os.environ))
-    from atelier.options.read import load_run_options
-
-    if opt is None:
-        if not DEFAULT_FILE.exists():
-            raise UserError(f"name an option file with -opt FILE ({DEFAULT_FILE} does not exist here)")
-        opt = DEFAULT_FILE
-    # Mistakes in the file are told before torch is loaded.
-    options = load_run_options(
-        opt, [*(overrides or []), *(["path.layout=kair"] if kair_names else [])], force_yml or []
-    )
+    if command is not None:
+        options = _options_of_command(command, opt, overrides or [], kair_names=kair_names, forced=force_yml)
+    else:
+        options = _options_of_file(opt, overrides or [], kair_names=kair_names, forced=force_yml)
     if sum((preflight, debug, build_cache)) > 1:
         raise UserError(
             "--preflight, --debug and --build-cache each do something else than training: give one"
@@ -115,6 +114,32 @@ def train(
 
     result = run(options, auto_resume=auto_resume, accept_changes=accept_changes, launcher=launcher)
     raise typer.Exit(result.exit_code)
+
+
+def _options_of_file(
+    opt: Path | None, overrides: list[str], *, kair_names: bool, forced: list[str] | None
+) -> RunOptions:
+    from atelier.options.read import load_run_options
+
+    if opt is None:
+        if not DEFAULT_FILE.exists():
+            raise UserError(f"name an option file with -opt FILE ({DEFAULT_FILE} does not exist here)")
+        opt = DEFAULT_FILE
+    # Mistakes in the file are told before torch is loaded.
+    return load_run_options(opt, [*overrides, *(["path.layout=kair"] if kair_names else [])], forced or [])
+
+
+def _options_of_command(
+    command: str, opt: Path | None, words: list[str], *, kair_names: bool, forced: list[str] | None
+) -> RunOptions:
+    from atelier.options.fusion_train import options_of_flags
+
+    check_command(command)
+    if opt is not None or kair_names or forced:
+        raise UserError(
+            f"--from {command} stands for an option file; leave -opt, --kair_names and --force_yml out"
+        )
+    return options_of_flags(words)
 
 
 def report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch.distributed as dist
 
 from atelier.errors import RunStopped, UserError
 from atelier.options.schema import RunOptions
-from atelier.train.slurm import slurm_environment
+from atelier.ranks import place_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ def choose_device(num_gpu: int | str, local_rank: int = 0) -> torch.device:
 @contextmanager
 def ranks_of(options: RunOptions, launcher: str) -> Iterator[Ranks]:
     """Join the other processes (``pytorch`` under torchrun, ``slurm`` under srun) or stand alone (``none``)."""
+    place = place_of(launcher, "train -opt FILE")
     if launcher == "none":
         if isinstance(options.num_gpu, int) and options.num_gpu > 1:
             raise UserError(
@@ -98,16 +98,7 @@ def ranks_of(options: RunOptions, launcher: str) -> Iterator[Ranks]:
             )
         yield Ranks(0, 1, choose_device(options.num_gpu))
         return
-    if launcher == "slurm":
-        os.environ.update(slurm_environment(os.environ))
-    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]
-    if missing:
-        raise UserError(
-            f"--launcher pytorch needs torchrun ({', '.join(missing)} not set); start with: torchrun "
-            "--nproc_per_node=N -m atelier train -opt FILE --launcher pytorch"
-        )
-    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    device = choose_device(options.num_gpu, local)
+    device = choose_device(options.num_gpu, place.local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = options.dist_params.backend
@@ -117,6 +108,6 @@ def ranks_of(options: RunOptions, launcher: str) -> Iterator[Ranks]:
         raise UserError("dist_params.backend: nccl needs GPUs; use gloo or auto on the CPU")
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
-        yield Ranks(rank, world, device)
+        yield Ranks(place.rank, place.world, device)
     finally:
         dist.destroy_process_group()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from atelier.errors import UserError
-from atelier.train.slurm import first_node, slurm_environment
+from atelier.slurm import first_node, slurm_environment
 from support import free_port, small_run, start_command
 
 SLURM = {
