@@ -15,7 +15,7 @@ from atelier.data.clip_batch import ClipBatch
 from atelier.data.clip_options import TrainClipsOptions, ValClipsOptions
 from atelier.data.clip_samples import LightnessDraw, make_sample, unit_lab
 from atelier.data.clip_sources import RawClip, RawMotion
-from atelier.data.synthetic_clips import HELD_OUT, bundled_clip
+from atelier.data.synthetic_clips import HELD_OUT, TRAINING, bundled_clip
 from atelier.degrade.base import DEGRADATIONS
 from atelier.errors import UserError
 from atelier.images.warp import warp
@@ -125,6 +125,22 @@ def test_sample_k_of_step_s_depends_on_seed_s_and_k_alone() -> None:
     data = options.open(scale=1, degradation=BICUBIC, seed=3, global_batch=4, in_channels=1, quiet=True)
     assert same(next(data.batches(2, 2)), second)
     data.close()
+
+
+def test_augmentation_changes_the_reference_and_nothing_else() -> None:
+    (plain,), (changed,) = batches(1), batches(1, reference={"augment": {"preset": "minimal", "flip": 1.0}})
+    assert torch.equal(plain.lab, changed.lab) and torch.equal(plain.true_flow, changed.true_flow)
+    assert not any(map(torch.equal, plain.reference, changed.reference))
+    assert torch.allclose(plain.reference[:, :, 0], changed.reference[:, :, 0].flip(-1), atol=0.5)
+
+
+def test_a_synthetic_reference_is_the_frame_a_gap_before_the_clip() -> None:
+    (batch,) = batches(1, use_hflip=False, reference={"min_gap": 2, "anchor": True})
+    film = bundled_clip(TRAINING, 5, 32, Streams(3, 1, 0)("clip"))
+    lab = unit_lab(list(film.rgb))
+    assert torch.equal(batch.lab[0], lab[2:]) and batch.roles == (0, "exemplar")
+    assert torch.equal(batch.reference[0], lab[[2, 0]])
+    assert torch.equal(batch.true_flow[0, 1:], torch.from_numpy(film.flow[3:]))
 
 
 def test_flows_false_leaves_motion_to_the_network() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from atelier.data.clip_data import ClipData
-from atelier.data.clip_frames import resized
+from atelier.data.clip_frames import Between, Cover, FilmFile, FrameSource, look_at_film, resized
 from atelier.data.clip_options import TrainClipsOptions, ValClipsOptions
 from atelier.data.clip_sources import ClipSource, RawClip
 from atelier.data.options import CacheOptions
@@ -411,6 +411,42 @@ def test_video_files_are_decoded_once_into_the_cache(
             cache=cache.model_copy(update={"enabled": False}),
             quiet=True,
         )
+
+
+def test_frames_of_a_film_may_be_asked_for_in_any_order(tmp_path: Path, cache: CacheOptions) -> None:
+    pytest.importorskip("av")
+    from films import flat_film
+
+    flat_film(tmp_path / "a.mp4", frames=6, size=(64, 48))
+    flat_film(tmp_path / "b.mp4", frames=4, size=(64, 48), still=2)
+    source = FrameSource("films", "x")
+    for name in ("a.mp4", "b.mp4"):
+        source.add_film(look_at_film(tmp_path / name, cache), Cover(SIDE))
+    assert [source.shape(number) for number in (0, 9)] == [(SIDE, 32, 3)] * 2
+    straight = [source.read(number) for number in range(10)]
+    assert len({each.tobytes() for each in straight[:6]}) == 6
+    for number in (7, 2, 0, 9, 1, 1):
+        assert np.array_equal(source.read(number), straight[number])
+    broken = FrameSource("films", "y")
+    broken.add_film(FilmFile(tmp_path / "a.mp4", 7, (48, 64)), Cover(SIDE))
+    with pytest.raises(UserError, match=r"a\.mp4: has 6 frames now, but 7"):
+        broken.read(6)
+
+
+@pytest.mark.parametrize(
+    ("fit", "before", "after"),
+    [
+        (Cover(24), (48, 64), (24, 32)),
+        (Cover(24, (16, 40)), (48, 64), (30, 40)),
+        (Cover(24, (24, 24)), (97, 161), (24, 40)),
+        (Cover(24), (12, 20), (24, 40)),
+        (Between(30, 48), (24, 48), (30, 60)),
+        (Between(30, 48), (40, 50), (40, 50)),
+        (Between(30, 48), (96, 96), (48, 48)),
+    ],
+)
+def test_sizes_keep_the_aspect(fit: Any, before: tuple[int, int], after: tuple[int, int]) -> None:
+    assert fit(before) == after
 
 
 def test_workers_draw_the_same_clips_of_folders(tmp_path: Path, opened: Open) -> None:
