@@ -15,7 +15,11 @@ from support import REPOSITORY
 BASICSR = "finetune_small_realesr_animevideox2v3"
 #: Files of `atelier experiment`, which are no run's; tests/experiment/test_shipped_studies.py has them.
 STUDIES = REPOSITORY / "options" / "experiments"
-FILES = sorted(path for path in (REPOSITORY / "options").rglob("*.yml") if path.parent != STUDIES)
+#: Files of runs on films; tests/train/test_colorize_run.py has them.
+FILMS = REPOSITORY / "options" / "colorize"
+FILES = sorted(
+    path for path in (REPOSITORY / "options").rglob("*.yml") if path.parent not in (STUDIES, FILMS)
+)
 
 
 def stated_variants(options_file: Path) -> list[list[str]]:

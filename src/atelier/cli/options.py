@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from atelier.options.schema import RunOptions
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+#: Whose command's flags follow ``--``.
+FROM = Annotated[
+    Optional[str],  # noqa: UP045  typer reads the annotation at run time
+    typer.Option(
+        "--from",
+        metavar="PROGRAM",
+        help="fusion-train: what follows -- are flags of that training command (docs/colorize-training.md).",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -55,7 +66,8 @@ def convert(
         list[str],
         typer.Argument(
             metavar="FILE [KEY=VALUE]...",
-            help="KAIR's or BasicSR's option file, and overrides by our names, for example train.total_iter=2000.",
+            help="KAIR's or BasicSR's option file, and overrides by our names, for example train.total_iter=2000. "
+            "With --from: its flags, after --.",
             show_default=False,
         ),
     ],
@@ -63,18 +75,26 @@ def convert(
         Path | None,
         typer.Option("-o", "--output", help="YAML file to write; default: print it.", show_default=False),
     ] = None,
+    command: FROM = None,
 ) -> None:
     """A KAIR or BasicSR option file as YAML of ours; what there is to know about it goes to standard error.
 
-    In a file of ours a distillation recipe is written out.
+    In a file of ours a distillation recipe is written out. Training flags: --from fusion-train -- FLAGS.
     """
     from atelier.errors import UserError
-    from atelier.options.foreign_text import converted_text
 
-    files, overrides = split_arguments(arguments)
-    if len(files) != 1:
-        raise UserError(f"options convert takes one file, given {len(files)}: {', '.join(files)}")
-    text, notes = converted_text(files[0], overrides)
+    if command is not None:
+        from atelier.options.fusion_train import text_of_flags
+
+        check_command(command)
+        text, notes = text_of_flags(arguments)
+    else:
+        from atelier.options.foreign_text import converted_text
+
+        files, overrides = split_arguments(arguments)
+        if len(files) != 1:
+            raise UserError(f"options convert takes one file, given {len(files)}: {', '.join(files)}")
+        text, notes = converted_text(files[0], overrides)
     for note in notes:
         typer.echo(note, err=True)
     if output is None:
@@ -106,6 +126,15 @@ def schema(
     typer.echo(f"wrote {output}")
 
 
+def check_command(name: str) -> None:
+    """Raise :class:`~atelier.errors.UserError` for a ``--from`` that nobody reads."""
+    from atelier.errors import UserError, did_you_mean
+    from atelier.options.fusion_train import PROGRAM
+
+    if name != PROGRAM:
+        raise UserError(f"--from {name}: allowed is {PROGRAM}{did_you_mean(name, [PROGRAM])}")
+
+
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Files and overrides; a word with ``=`` is a file only when there is one of that name."""
     from atelier.errors import UserError
@@ -120,7 +149,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 def summary(options: RunOptions) -> str:
     """What the run would do, in a few lines: network, data, losses, steps."""
     train = options.datasets.train
-    terms = [(loss.type, loss.loss_weight) for loss in options.train.all_losses]
+    terms = list(options.objective.own_terms)
+    terms = terms or [(loss.type, loss.loss_weight) for loss in options.train.all_losses]
     if options.train.gan_opt is not None:
         terms.append((options.train.gan_opt.type, options.train.gan_opt.loss_weight))
     losses = ", ".join(f"{name} x {weight:g}" for name, weight in terms)

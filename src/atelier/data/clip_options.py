@@ -32,6 +32,11 @@ def _list(value: Any) -> Any:
     return [expand(Path(each)) for each in values] if isinstance(values, list | tuple) else values
 
 
+def _said(options: Options, key: str) -> bool:
+    """Whether a key asks for something; by its value, because a run's resolved file names every key."""
+    return bool(getattr(options, key) != type(options).model_fields[key].default)
+
+
 Layout = Literal["synthetic", "folders", "csv", "pairs"]
 Paths = Annotated[list[Path], BeforeValidator(_list)]
 #: Which of the keys that not all layouts know each of them knows.
@@ -281,9 +286,9 @@ class TrainClipsOptions(ClipsOptions, TrainSetOptions):
             raise ValueError(
                 f"layout {self.layout} has one reference a clip, not reference.count {self.reference.count}"
             )
-        if "external" in self.reference.model_fields_set:
+        if _said(self.reference, "external"):
             raise ValueError(f"reference.external does nothing with layout {self.layout}; remove it")
-        if self.layout == "pairs" and "min_gap" in self.reference.model_fields_set:
+        if self.layout == "pairs" and _said(self.reference, "min_gap"):
             raise ValueError("reference.min_gap does nothing with layout pairs; remove it")
         frames = self.clip_length + (self.reference.min_gap if self.layout == "synthetic" else 0)
         if frames > LONGEST:
@@ -384,7 +389,7 @@ class ValClipsOptions(ClipsOptions, ValSetOptions):
             if self.reference.source == "listed":
                 raise ValueError("synthetic clips list no references; reference.source is first")
         else:
-            idle = [key for key in ("clips", "seed") if key in self.model_fields_set]
+            idle = [key for key in ("clips", "seed") if _said(self, key)]
             if idle:
                 raise ValueError(f"{', '.join(idle)}: for layout synthetic alone; remove it")
         return self

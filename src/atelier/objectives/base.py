@@ -248,6 +248,11 @@ class ObjectiveOptions(Component):
         """The networks that a run with these options defines; ``roles`` unless an option adds one."""
         return type(self).roles
 
+    @property
+    def own_terms(self) -> Sequence[tuple[str, float]]:
+        """Terms and weights that stand in these options; an objective that has some reads none of ``train``."""
+        return ()
+
     def check_network(self, network: NetworkOptions) -> None:
         """Raise ValueError where ``network_g`` is nothing that this objective can train."""
         if network.works_on != "pictures":

@@ -74,6 +74,12 @@ class ColorizeOptions(ObjectiveOptions):
         """With ``loss.gan`` also the discriminator."""
         return ("g", "d") if self.loss.gan is not None else ("g",)
 
+    @property
+    def own_terms(self) -> Sequence[tuple[str, float]]:
+        """Those of ``loss``."""
+        named = {name: getattr(self.loss, name) for name in type(self.loss).model_fields}
+        return [(name, term.weight) for name, term in named.items() if term is not None]
+
     def check_network(self, network: NetworkOptions) -> None:
         """A colorizer, whose fusion network learns where it is used."""
         if network.works_on != "clips":

@@ -354,8 +354,9 @@ class _Run:
         count = sum(parameter.numel() for parameter in net.parameters())
         kind = f"{options.network_g.type} x{options.scale}"
         say(f"run {options.name}: {kind}, {count:,} parameters, on {self.ranks.device}")
+        entries = "clips" if options.network_g.works_on == "clips" else "pictures"
         say(
-            f"data: {len(data):,} pictures, {options.datasets.train.batch_size_per_gpu} x {self.ranks.world} samples "
+            f"data: {len(data):,} {entries}, {options.datasets.train.batch_size_per_gpu} x {self.ranks.world} samples "
             f"a step, {options.train.total_iter:,} steps"
         )
         for note in [*options.warnings(), *self.notes]:
