@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,37 @@ def test_micro_batches_and_autocast_change_nothing(file: Path) -> None:
     torch.testing.assert_close(parts.output(lq), whole, rtol=0, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(read_teacher(TeacherOptions(weights=file), SETTING, 0).output(lq), whole)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_teacher_in_half_precision_is_near_and_stays_the_same(precision: str) -> None:
+    """Within half a grey level of float32 in the mean (what ``auto`` asks for on a GPU); its weights are untouched."""
+    net = compact()
+    exact, half = teacher_of(compact()), teacher_of(net, precision=precision)
+    before = fingerprint(net)
+    lq = picture()
+    out = half.output(lq)
+    assert out.dtype == torch.float32 and torch.equal(out, half.output(lq))
+    error = out - exact.output(lq)
+    assert error.abs().max() > 0, "nothing was computed in half precision"
+    assert error.square().mean().sqrt() < 0.5 / 255
+    assert fingerprint(net) == before
+    assert {each.dtype for each in net.parameters()} == {torch.float32}
+    half.verify()
+    taken = half.output_and_taps(lq, lambda: [torch.ones(1, dtype=torch.bfloat16)])[1]
+    assert taken[0].dtype == torch.float32
+
+
+def test_a_compiled_teacher_answers_the_same_and_stays_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's front end alone: what it hands on is run as it is, so that answers must be equal to the bit."""
+    compiled = functools.partial(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(nn.Module, "compile", lambda module, *given, **options: compiled(module))
+    plain, teacher = teacher_of(compact()), teacher_of(compact(), compile=True)
+    assert teacher.compiled and not plain.compiled
+    assert any(module._compiled_call_impl is not None for module in teacher.net.modules())
+    assert torch.equal(teacher.output(picture()), plain.output(picture()))
+    teacher.verify()
+    assert fingerprint(teacher.net) == fingerprint(plain.net)
 
 
 def test_the_eight_views_are_different_and_undone_exactly() -> None:

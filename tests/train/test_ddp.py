@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,45 @@ def test_two_ranks_distil_as_one_does(tmp_path: Path) -> None:
         )
         worst = max(float((left[key] - right[key]).abs().max()) for key in left)
         assert worst < TOLERANCE, name
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_from_kairs_files_with_projectors_and_moments(tmp_path: Path) -> None:
+    """``N_G``, ``N_E``, ``N_P`` and ``N_optimizerG`` of one process, taken over by every rank."""
+    teacher = train({**small_run(tmp_path / "teacher"), "name": "teacher"}, quiet=True).folder
+    distill = {
+        "recipe": "classic-feature@1",
+        "teacher": {"weights": str(teacher / "models/net_g_8.pth"), "quality_check": "off"},
+        "gradients_every": 3,
+    }
+    sections = {"objective": "distill", "distill": distill}
+    whole = {**two_rank_options(tmp_path / "one"), **sections}
+    whole["datasets"]["train"]["batch_size_per_gpu"] = 4
+    one = train(whole, quiet=True).folder
+    half = {**whole, "path": {"experiments_root": str(tmp_path / "two"), "layout": "kair"}}
+    two = train(half, ["train.total_iter=4"], quiet=True).folder
+    shutil.rmtree(two / "training_states")
+    for each in (two / "models").glob("net_*"):
+        each.unlink()
+    rest = {**two_rank_options(tmp_path / "two"), **sections}
+    rest["path"] |= {"resume": "auto"}
+    path = tmp_path / "run.yml"
+    path.write_text(json.dumps(rest))
+    codes, output = two_ranks(path)
+    assert codes == [0, 0], output
+    assert "resumed: weights of network_g (4_G.pth)" in output
+    for name in ("net_g_8", "net_p_8"):
+        left, right = (
+            torch.load(run / f"models/{name}.pth", weights_only=True)["params"] for run in (one, two)
+        )
+        assert left.keys() == right.keys()
+        worst = max(float((left[key] - right[key]).abs().max()) for key in left)
+        assert worst < TOLERANCE, name
+    # Shares of the gradient are those of the ranks' mean gradient.
+    shares = [
+        line["details"]["grad_share_feature"]
+        for run in (one, two)
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "train" and line["iter"] == 6
+    ]
+    assert len(shares) == 2 and abs(shares[0] - shares[1]) < 1e-4 and shares[0] > 0

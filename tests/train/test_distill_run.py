@@ -273,6 +273,56 @@ def test_shares_of_the_gradient_are_measured_now_and_then(tmp_path: Path) -> Non
     assert differing(contents(on, 8)["net_p_8.pth"], contents(off, 8)["net_p_8.pth"]) == []
 
 
+def test_a_bf16_teacher_leaves_the_students_precision_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's bf16 is its own: its answers come as float32, the student's forward and gradients stay float32."""
+    seen: dict[str, set[Any]] = {"teacher": set(), "student": set(), "answers": set()}
+    read, answer = assembling.read_teacher, Teacher.output
+
+    def watched(kind: str, net: torch.nn.Module) -> None:
+        def look(module: Any, inputs: Any, output: Any) -> None:
+            seen[kind].add(output.dtype)
+
+        net.body[0].register_forward_hook(look)  # type: ignore[index,union-attr]
+
+    def remembered(*given: Any) -> Teacher:
+        teacher = read(*given)
+        watched("teacher", teacher.net)
+        return teacher
+
+    def answered(self: Teacher, lq: torch.Tensor) -> torch.Tensor:
+        out = answer(self, lq)
+        seen["answers"].add(out.dtype)
+        return out
+
+    make = run_module.Trainer
+
+    def kept(*given: Any) -> Trainer:
+        trainer = make(*given)
+        watched("student", trainer.nets["g"])
+        return trainer
+
+    monkeypatch.setattr(assembling, "read_teacher", remembered)
+    monkeypatch.setattr(Teacher, "output", answered)
+    monkeypatch.setattr(run_module, "Trainer", kept)
+    file = teacher_file(tmp_path)
+    before = file.read_bytes()
+    run = distilled(tmp_path, file, recipe="classic-response@1")
+    run["distill"]["teacher"][0]["precision"] = "bf16"
+    folder = train(run, quiet=True).folder
+    assert seen == {"teacher": {torch.bfloat16}, "student": {torch.float32}, "answers": {torch.float32}}
+    assert file.read_bytes() == before
+    assert {each.dtype for each in torch.load(folder / "models/net_g_8.pth")["params"].values()} == {
+        torch.float32
+    }
+    # Another teacher as far as the student can tell, but hardly: rounding moves it, and by little.
+    exact = train(distilled(tmp_path / "exact", file, recipe="classic-response@1"), quiet=True).folder
+    left, right = (torch.load(each / "models/net_g_8.pth")["params"] for each in (folder, exact))
+    moved = max(float((left[key] - right[key]).abs().max()) for key in left)
+    assert 0 < moved < 5e-3
+
+
 # -------------------------------------------------------------------- bad input
 
 
