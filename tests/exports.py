@@ -56,7 +56,7 @@ def pictures() -> list[Path]:
 
 
 def export_small(name: str, output: Path, **options: Any) -> Exported:
-    kind = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}[output.suffix]
+    kind = {".onnx": "onnx", ".xml": "openvino", ".param": "ncnn", ".pt2": "torch"}[output.suffix]
     output.parent.mkdir(parents=True, exist_ok=True)
     source = save_network(name, output.parent)
     return export_model(source, output, FORMATS.options_class(kind)(type=kind), pictures(), **options)

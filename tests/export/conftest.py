@@ -15,7 +15,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], P
 
     def make(name: str, suffix: str) -> Path:
         if (name, suffix) not in made:
-            pytest.importorskip({".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}[suffix])
+            pytest.importorskip(
+                {".onnx": "onnxruntime", ".xml": "openvino", ".param": "ncnn", ".pt2": "torch"}[suffix]
+            )
             output = tmp_path_factory.mktemp("exported") / f"{name}{suffix}"
             export_small(name, output)
             made[name, suffix] = output

@@ -21,11 +21,11 @@ _BUNDLED = ("astronaut", "chelsea", "coffee")
 def export(
     model: Annotated[Path, typer.Argument(help="Weights: .pth, .safetensors.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Main file: *.onnx, *.xml (with *.bin) or *.pt2.")
+        Path, typer.Option("-o", "--output", help="Main file: *.onnx, *.xml or *.param (with *.bin), *.pt2.")
     ],
     kind: Annotated[
         _Text,
-        typer.Option("--format", help="onnx, openvino or torch; default: by the name of the file."),
+        typer.Option("--format", help="onnx, openvino, ncnn or torch; default: by the name of the file."),
     ] = None,
     precision: Annotated[
         _Text, typer.Option("--precision", help="fp32 or fp16, of the weights; pictures stay float32.")

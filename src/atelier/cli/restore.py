@@ -41,7 +41,7 @@ def restore(
             "-m",
             "--model",
             "--model-path",
-            help="Weights (.pth, .safetensors), or an exported model (.onnx, .xml, .pt2).",
+            help="Weights (.pth, .safetensors), or an exported model (.onnx, .xml, .param, .pt2).",
         ),
     ] = None,
     model_name: Annotated[

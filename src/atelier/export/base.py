@@ -17,6 +17,8 @@ from atelier.errors import UserError
 from atelier.options.base import Component, Registry
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from atelier.export.trace import Traced
 
 Precision = Literal["fp32", "fp16"]
@@ -30,11 +32,13 @@ class ExportFormat(Component, ABC):
         packages: what must be importable, all of the extra ``export``.
         half_graph: whether fp16 means a graph of float16 operators. If not, the format gets the float32 graph and
             stores its weights as float16 itself.
+        may_halve: whether the programs that run it may compute in float16 whatever the file holds.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
     packages: ClassVar[tuple[str, ...]] = ()
     half_graph: ClassVar[bool] = True
+    may_halve: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, traced: Traced, main: Path, metadata: Mapping[str, Any], precision: Precision) -> None:
@@ -46,6 +50,10 @@ class ExportFormat(Component, ABC):
         Raises:
             UserError: the format has no form for an operator (named).
         """
+
+    def open_in_half(self, main: Path) -> nn.Module | None:
+        """The written file in its runtime with float16 arithmetic asked for; None where the file alone decides."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What this format adds to the metadata (``opset``)."""
@@ -71,6 +79,7 @@ class ExportFormat(Component, ABC):
 FORMATS: Registry[ExportFormat] = Registry(
     "export format",
     {
+        "ncnn": "atelier.export.ncnn_format:NcnnFormat",
         "onnx": "atelier.export.onnx_format:OnnxFormat",
         "openvino": "atelier.export.openvino_format:OpenVinoFormat",
         "torch": "atelier.export.torch_format:TorchFormat",

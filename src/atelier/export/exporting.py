@@ -79,12 +79,15 @@ def export_model(
     say(
         f"{source}: {facts.architecture} x{facts.scale}, {facts.in_channels} to {facts.out_channels} channels"
     )
-    half = copy.deepcopy(loaded.net).half() if precision == "fp16" else None
+    wanted = precision == "fp16" or (kind.may_halve and facts.supports_half)
+    half = copy.deepcopy(loaded.net).half() if wanted else None
     traced = _trace(half if half is not None and kind.half_graph else loaded.net, loaded)
     metadata = _metadata(source, loaded, traced, kind, precision)
     finals = [*files, facts_path(output)]
     with atomic_files(finals) as written:
         kind.write(traced, written[0], metadata, precision)
+        # Formats that cannot carry text are opened with the facts beside them.
+        written[-1].write_text(json.dumps(metadata), encoding="utf-8")
         say(f"{kind.type} written, {sum(path.stat().st_size for path in written[:-1]):,} bytes; proving it")
         exported = open_exported(written[0], "cpu")
         proof = prove(
@@ -94,6 +97,7 @@ def export_model(
             runtime=exported.session.runtime,
             precision=precision,
             half=_half_network(half),
+            half_runtime=kind.open_in_half(written[0]),
         )
         contents = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in written[:-1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,13 +61,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared with what, and the runs."""
+    """What was compared with what, and the runs.
+
+    Attributes:
+        runtime: what ran the file.
+        precision, tolerance: of the file.
+        runs: the file against the network.
+        half_arithmetic: the network in PyTorch's float16.
+        half_problem: why that is no use, where the file holds float32 and is right in float32.
+        half_runtime: the file in its runtime with float16 arithmetic asked for, against the network.
+    """
 
     runtime: str
     precision: Precision
     tolerance: Tolerance
     runs: tuple[Run, ...]
     half_arithmetic: Run | None = None
+    half_problem: str | None = None
+    half_runtime: tuple[Run, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For the file beside the model; ``psnr`` null: not a bit differs."""
@@ -79,6 +90,13 @@ class Proof:
         rows += [_line(f"{each.batch} x {each.size[1]}x{each.size[0]}", each) for each in self.runs]
         if self.half_arithmetic is not None:
             rows.append(_line("in fp16 arithmetic", self.half_arithmetic))
+        if self.half_runtime:
+            worst = max(self.half_runtime, key=lambda each: each.largest)
+            rows.append(_line("fp16 asked for", worst))
+            if self.half_runtime == self.runs:
+                rows.append("    (not a number differs: on this processor the runtime stays in float32)")
+        if self.half_problem is not None:
+            rows.append(f"  warning: {self.half_problem}")
         return rows
 
 
@@ -121,6 +139,7 @@ def prove(
     runtime: str,
     precision: Precision,
     half: Network | None = None,
+    half_runtime: Network | None = None,
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Proof:
     """Run both networks on every size with one and with two pictures.
@@ -131,14 +150,16 @@ def prove(
         pictures: what to cut the inputs from; they take turns.
         runtime: what runs ``exported``.
         precision: of the file; sets the tolerance.
-        half: the network in float16 arithmetic, run once more where the runtime itself may have used float32.
+        half: the network in float16 arithmetic, run once more where the runtime itself may have used float32. For a
+            file of float32 a failure there is a warning: the file is right, and some programs will compute so.
+        half_runtime: the file with float16 arithmetic asked for, where its runtime has that choice.
         sizes: heights and widths.
 
     Raises:
         RunStopped: a result is not finite, has another shape, or is over the tolerance.
     """
     tolerance = TOLERANCES[precision]
-    runs = []
+    runs, half_runs = [], []
     turn = 0
     with torch.no_grad():
         for size in sizes:
@@ -149,12 +170,30 @@ def prove(
                 names = tuple(name for name, _ in chosen)
                 expected = _finite(reference(x), "PyTorch fp32")
                 runs.append(_compared(exported(x), expected, size, names, runtime))
-        halved = None
+                if half_runtime is not None:
+                    where = f"{runtime} in float16 arithmetic"
+                    half_runs.append(_compared(half_runtime(x), expected, size, names, where))
+        halved, problem = None, None
         if half is not None:
-            result = _finite(half(x), "float16 arithmetic (PyTorch)")
-            halved = _compared(result, expected, size, names, "float16 arithmetic")
-    proof = Proof(runtime, precision, tolerance, tuple(runs), halved)
-    wrong = [each for each in (*runs, *([halved] if halved else [])) if not each.within(tolerance)]
+            try:
+                result = _finite(half(x), "float16 arithmetic (PyTorch)")
+                halved = _compared(result, expected, size, names, "float16 arithmetic")
+            except RunStopped:
+                if precision == "fp16":
+                    raise
+                problem = (
+                    "in float16 arithmetic this network gives NaN or infinity, so pictures turn black in programs that "
+                    "compute so (ncnn-vulkan programs do); switch their fp16 off"
+                )
+    proof = Proof(runtime, precision, tolerance, tuple(runs), halved, problem, tuple(half_runs))
+    wrong = [each for each in runs if not each.within(tolerance)]
+    in_half = [*half_runs, *([halved] if halved else [])]
+    inexact = [each for each in in_half if not each.within(TOLERANCES["fp16"])]
+    if precision == "fp16":
+        wrong += inexact
+    elif inexact and problem is None:
+        worst = max(each.largest for each in inexact)
+        proof = replace(proof, half_problem=f"in float16 arithmetic this network errs by up to {worst:.2g}")
     if wrong:
         first = (
             f"the exported {precision} model is not the same network: {len(wrong)} runs over the tolerance"

@@ -1,4 +1,4 @@
-"""Exported models (``.onnx``, ``.xml``, ``.pt2``, ...) as networks: what is known of them, and one call for all.
+"""Exported models (``.onnx``, ``.param``, ...) as networks: what is known of them, and one call for all.
 
 A runtime is one module with ``open_session(path, device) -> Session`` and one line in :data:`RUNTIMES`. What a runner
 has to know (:class:`ExportedFacts`) stands in the model file itself and again in ``FILE.json`` beside it; a model that
@@ -23,6 +23,7 @@ from atelier.restore.memory import Cost
 
 RUNTIMES: Final[dict[str, str]] = {
     ".onnx": "atelier.restore.runtime_onnx",
+    ".param": "atelier.restore.runtime_ncnn",
     ".xml": "atelier.restore.runtime_openvino",
     ".pt2": "atelier.restore.runtime_torch",
 }
@@ -190,10 +191,15 @@ def open_exported(path: Path | str, device: torch.device | str | None = None) ->
     session: Session = importlib.import_module(RUNTIMES[path.suffix.lower()]).open_session(
         path, "auto" if device is None else str(device)
     )
-    return ExportedNetwork(session, _facts(path, session))
+    return ExportedNetwork(session, read_facts(path, session))
 
 
-def _facts(path: Path, session: Session) -> ExportedFacts:
+def read_facts(path: Path, session: Session) -> ExportedFacts:
+    """What the model file, or the JSON beside it, says of the model.
+
+    Raises:
+        UserError: neither says it, or what they say cannot be, or the graph contradicts it.
+    """
     beside = facts_path(path)
     if session.metadata is not None:
         where, text = str(path), session.metadata

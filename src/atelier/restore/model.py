@@ -338,8 +338,8 @@ def load_model(
 ) -> RestorationModel | tuple[RestorationModel, LoadReport]:
     """Load a weight file of any known architecture; hyper-parameters are found from keys and shapes.
 
-    Models that ``atelier export`` wrote (``.onnx``, ``.xml``, ``.pt2``) are opened in their own runtime; they have one
-    precision ("fp32" and "auto" mean that one), nothing to mix and no report.
+    Models that ``atelier export`` wrote (``.onnx``, ``.xml``, ``.param``, ``.pt2``) are opened in their own runtime;
+    they have one precision ("fp32" and "auto" mean that one), nothing to mix and no report.
 
     Args:
         path: ``.pth`` or ``.safetensors``, or an exported model.

@@ -1,0 +1,129 @@
+"""ncnn: a graph (``.param``, text) and its weights (``.bin``), converted by pnnx from the ONNX graph.
+
+The ncnn-vulkan programs of this field feed a blob called ``data`` and read one called ``output``; pnnx calls them
+``in0`` and ``out0``. The text has the magic number 7767517, then the counts of layers and blobs, then one line a layer:
+type, name, how many blobs in and out, their names, parameters (https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from atelier.errors import UserError
+from atelier.export.base import ExportFormat, Precision
+from atelier.export.onnx_format import to_onnx
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from atelier.export.trace import Traced
+
+_OPSET = 18
+
+#: Operators of graphs that compute with the size of the picture, for which ncnn has no layers.
+_ON_SIZES = ("Shape", "Size", "Range", "Mod", "Gather", "GatherND", "ScatterND", "ConstantOfShape", "Where")
+
+
+class NcnnFormat(ExportFormat):
+    """With fp16 the weights of convolutions are stored as float16; the program that runs it chooses the arithmetic."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".param", ".bin")
+    packages: ClassVar[tuple[str, ...]] = ("ncnn", "pnnx", "onnx", "onnxscript")
+    half_graph: ClassVar[bool] = False
+    may_halve: ClassVar[bool] = True
+
+    type: Literal["ncnn"] = "ncnn"
+
+    def write(self, traced: Traced, main: Path, metadata: Mapping[str, Any], precision: Precision) -> None:
+        """Two files; neither can carry text, so the facts stand in ``FILE.json`` alone."""
+        model = to_onnx(traced, _OPSET)
+        with tempfile.TemporaryDirectory(dir=main.parent, prefix="pnnx.") as name:
+            folder = Path(name)
+            param = _convert(model, folder, metadata, half=precision == "fp16")
+            main.write_text(renamed_ends(param), encoding="ascii")
+            (folder / "net.ncnn.bin").replace(main.with_suffix(".bin"))
+
+    def facts(self) -> dict[str, Any]:
+        """ncnn takes one picture at a time."""
+        return {"opset": _OPSET, "open_axes": ["height", "width"]}
+
+    def open_in_half(self, main: Path) -> nn.Module:
+        """The file with float16 storage and arithmetic asked for, as the ncnn-vulkan programs do by default."""
+        from atelier.restore.exported import ExportedNetwork, read_facts
+        from atelier.restore.runtime_ncnn import open_session
+
+        session = open_session(main, "cpu", half=True)
+        return ExportedNetwork(session, read_facts(main, session))
+
+
+def _convert(model: onnx.ModelProto, folder: Path, metadata: Mapping[str, Any], *, half: bool) -> str:
+    """Run pnnx in ``folder``, where it leaves its files; the text of the ``.param``.
+
+    Raises:
+        UserError: it stopped, or left operators that ncnn lacks (named).
+    """
+    import onnx
+    import pnnx
+
+    onnx.save_model(model, str(folder / "net.onnx"))
+    channels, step = metadata["in_channels"], metadata["size_multiple"]
+    # Two shapes tell pnnx that height and width are open.
+    first, second = (
+        f"[1,{channels},{rows * step},{columns * step}]" for rows, columns in ((24, 40), (32, 48))
+    )
+    command = [
+        pnnx.EXEC_PATH,
+        "net.onnx",
+        f"inputshape={first}",
+        f"inputshape2={second}",
+        f"fp16={int(half)}",
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    param = folder / "net.ncnn.param"
+    if done.returncode or not param.is_file() or not (folder / "net.ncnn.bin").is_file():
+        on_sizes = sorted({node.op_type for node in model.graph.node} & set(_ON_SIZES))
+        reason = (
+            f"it computes with the size of the picture ({', '.join(on_sizes)}), for which ncnn has no operators"
+            if on_sizes
+            else f"pnnx ended with code {done.returncode}"
+        )
+        raise UserError(
+            f"ncnn has no form for {metadata['architecture']} with these options: {reason}; "
+            "export it to ONNX or OpenVINO"
+        )
+    text = param.read_text(encoding="ascii", errors="replace")
+    if lacking := _lacking(text):
+        raise UserError(
+            f"ncnn lacks the operators {', '.join(lacking)} that {metadata['architecture']} with these options "
+            "uses; export it to ONNX or OpenVINO"
+        )
+    return text
+
+
+def _lacking(param: str) -> list[str]:
+    """Types of layers that ncnn does not know."""
+    from atelier.restore.runtime_ncnn import unknown_layers
+
+    return unknown_layers(param)
+
+
+def renamed_ends(param: str) -> str:
+    """The text of a ``.param`` with its blobs ``in0`` and ``out0`` called ``data`` and ``output``."""
+    names = {"in0": "data", "out0": "output"}
+    lines = param.splitlines()
+    for place, line in enumerate(lines[2:], start=2):
+        words = line.split()
+        if len(words) < 4:
+            continue
+        blobs = int(words[2]) + int(words[3])
+        words[4 : 4 + blobs] = [names.get(each, each) for each in words[4 : 4 + blobs]]
+        # The layer of type Input bears its blob's name.
+        words[1] = names.get(words[1], words[1])
+        lines[place] = f"{words[0]:<24} {words[1]:<24} {' '.join(words[2:])}"
+    return re.sub(r"[ \t]+$", "", "\n".join(lines), flags=re.MULTILINE) + "\n"
