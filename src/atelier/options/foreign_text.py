@@ -46,8 +46,12 @@ def converted_text(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str
         return _expanded_text(path, apply_overrides(file, overrides)), []
     tree, notes = read_foreign(program, file, overrides)
     options = validate_tree(RunOptions, tree)
-    data = with_recipe_expanded(without_defaults(tree.data, options), options)
-    return f"# Converted from {program}'s {Path(path).name}.\n" + dump_yaml(_ordered(data)), notes
+    return f"# Converted from {program}'s {Path(path).name}.\n" + converted_yaml(tree.data, options), notes
+
+
+def converted_yaml(data: dict[str, Any], options: RunOptions) -> str:
+    """Converted options ``data``, which gave ``options``, as a short file of ours."""
+    return dump_yaml(_ordered(with_recipe_expanded(without_defaults(data, options), options)))
 
 
 def _expanded_text(path: str | Path, tree: OptionTree) -> str:
@@ -90,12 +94,12 @@ def _ordered(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_defaults(data: dict[str, Any], options: RunOptions) -> dict[str, Any]:
-    """``data`` without the keys that can be left out and still give ``options``; networks stay whole."""
+    """``data`` without the keys that can be left out and still give ``options``; networks and ``loss`` stay whole."""
     wanted = options.model_dump(mode="json")
     short = copy.deepcopy(data)
     for path in list(_paths(short)):
         kept_below = any(known[: len(path)] == path for known in _KEPT)
-        if kept_below or path[0] in ("network_g", "network_d") or path[-1] == "type":
+        if kept_below or path[0] in ("network_g", "network_d", "loss") or path[-1] == "type":
             continue
         holder = _holder(short, path)
         kept, order = holder[path[-1]], list(holder)
