@@ -203,7 +203,9 @@ class ClipsOptions(DatasetOptions):
         224, ge=16, description="frames are resized so that the shorter side has so many pixels"
     )
     crop: Crop | None = Field(
-        None, description="height and width cut out of the resized frames, or one number for both"
+        None,
+        description="height and width cut out of the resized frames, or one number for both; frames become larger than "
+        "short_side where it would not fit",
     )
 
     @field_validator("pictures")
