@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,10 +19,14 @@ from atelier.archs import SRVGGNetCompact, load_network, save_weights
 from atelier.errors import UserError
 from atelier.objectives.distill.objective import DistillObjective
 from atelier.objectives.distill.teacher import Teacher, fingerprint
-from atelier.train.run import train
+from atelier.options.read import load_run_options
+from atelier.train.distributed import Ranks
+from atelier.train.run import train, training_data
+from atelier.train.starting import first_samples
 from atelier.train.trainer import Trainer
 from support import small_run
 
+ONE = Ranks(0, 1, torch.device("cpu"))
 #: Statistics over the first batches, a balance that is measured every other step, tiles as further inputs.
 EVERYTHING = {
     "mapping": [[1, 1], [3, 2]],
@@ -230,7 +236,7 @@ def test_before_its_start_a_term_costs_nothing(tmp_path: Path, monkeypatch: pyte
     run = distilled(tmp_path, mapping="first_k", taps=EVERYTHING["taps"], terms={"feature": feature})
     folder = train(run, ["logger.print_freq=1"], quiet=True).folder
     asked.pop(0, None)  # the look ahead, before the first step
-    assert asked == dict.fromkeys((5, 6, 7, 8), 1)
+    assert asked == {5: 1, 6: 1, 7: 1, 8: 2}  # the last of them for the report's maps
     lines = [line for line in (folder / "train.log").read_text().splitlines() if "l_g_L1" in line]
     assert ["l_g_feature" in line for line in lines] == [False] * 4 + [True] * 4
     count = len(list(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).parameters()))
@@ -271,6 +277,33 @@ def test_shares_of_the_gradient_are_measured_now_and_then(tmp_path: Path) -> Non
     assert "grad_share" not in (off / "metrics.jsonl").read_text()
     assert differing(contents(on, 8)["net_g_8.pth"], contents(off, 8)["net_g_8.pth"]) == []
     assert differing(contents(on, 8)["net_p_8.pth"], contents(off, 8)["net_p_8.pth"]) == []
+
+
+def test_the_report_shows_what_the_features_look_like(tmp_path: Path) -> None:
+    """One map a side and pair; looking changes neither modes nor what a resume needs, and a resumed run looks again."""
+    teacher = teacher_file(tmp_path)
+    folder = train(distilled(tmp_path, teacher, **EVERYTHING), quiet=True).folder
+    with np.load(folder / "feature_maps.npz") as kept:
+        assert kept["titles"].shape == (2,) and kept["lq"].shape == (16, 16, 3)
+        maps = {name: kept[name] for name in kept if name.startswith(("student_", "teacher_"))}
+        title = str(kept["titles"][1])
+    assert set(maps) == {"student_0", "student_1", "teacher_0", "teacher_1"}
+    assert all(each.shape == (16, 16) and each.min() >= 0 and each.std() > 0 for each in maps.values())
+    # By hand: the teacher's third tap is body.4.
+    net = load_network(teacher).net
+    seen: list[torch.Tensor] = []
+    net.body[4].register_forward_hook(lambda module, inputs, output: seen.append(output))  # type: ignore[index,union-attr]
+    data = training_data(load_run_options(distilled(tmp_path, teacher)), ONE, quiet=True)
+    samples = first_samples(data).lq
+    data.close()
+    with torch.no_grad():
+        net(max(samples, key=lambda each: float(each.var()))[None])
+    np.testing.assert_allclose(maps["teacher_1"], seen[0][0].abs().mean(0).numpy(), rtol=1e-5, atol=1e-6)
+    page = (folder / "report.html").read_text()
+    assert "Features that are compared" in page and html.unescape(title) in html.unescape(page)
+    plain = train(distilled(tmp_path / "plain", teacher, recipe="classic-response@1"), quiet=True).folder
+    assert not (plain / "feature_maps.npz").exists()
+    assert "Features that are compared" not in (plain / "report.html").read_text()
 
 
 def test_a_bf16_teacher_leaves_the_students_precision_alone(

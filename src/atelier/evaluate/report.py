@@ -12,6 +12,7 @@ from typing import Any
 from atelier.evaluate.beginning import read_beginning
 from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.charts import Chart, make_chart, show_count, show_number
+from atelier.evaluate.feature_maps import feature_rows
 from atelier.evaluate.page import fill_template, flat_rows
 from atelier.evaluate.results import format_change, format_value
 from atelier.evaluate.run_record import RunRecord, read_run
@@ -53,6 +54,7 @@ def render(record: RunRecord) -> str:
         training_charts=_training_charts(record),
         sections=sections,
         beginning=read_beginning(record.folder),
+        features=feature_rows(record.folder),
         environment=flat_rows(record.environment),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -88,9 +90,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("Waiting for data, mean", f"{100 * statistics.fmean(y for _, y in shares):.1f} %"))
     taught = _series(record, "teacher_share")
     if taught:
-        facts.append(
-            ("Teacher's answers, mean", f"{100 * statistics.fmean(y for _, y in taught):.1f} % of the time")
-        )
+        facts.append(("Teacher's share of time", f"{100 * statistics.fmean(y for _, y in taught):.1f} %"))
     if record.caches:
         facts.append(("Teacher's answers on disk", f"{sum(record.caches.values()) / 1e9:.3g} GB"))
     memory = _series(record, "memory_mb")

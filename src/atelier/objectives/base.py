@@ -187,6 +187,10 @@ class Objective(ABC):
         """The networks it learns from; none by default."""
         return ()
 
+    def feature_maps(self, lq: Tensor) -> Sequence[tuple[str, Tensor, Tensor]]:
+        """For the report: (title, own map, guide's map) of each pair of features compared, H×W, on one ``lq``."""
+        return ()
+
     def guided_seconds(self) -> float | None:
         """Seconds since the last call that its guides' answers took within the steps; None where it has none."""
         return None

@@ -31,6 +31,7 @@ from atelier.train.folder import RunFolder
 from atelier.train.pace import Pace
 from atelier.train.preflight import look_ahead
 from atelier.train.resume import choose_checkpoint, compare_past
+from atelier.train.showing_features import keep_feature_maps
 from atelier.train.starting import (
     Origin,
     check_start_losses,
@@ -168,6 +169,7 @@ class _Run:
         validator = validator_of(options, ranks, self.folder)
         inherits = origin.start is not None and origin.start.mode(options.path.load) == "inherit"
         samples = first_samples(data) if inherits or options.objective.looks_ahead else None
+        self.shown = samples.lq if samples is not None else None
         calibration = [samples.lq] if inherits and samples is not None else None
         if origin.start is not None and origin.start.heritage is not None:
             side = options.datasets.images.gt_size // options.scale
@@ -566,6 +568,8 @@ class _Run:
             kept = trainer.objective.on_disk()
             if kept:
                 self.tracker.record({"kind": "caches", "iter": trainer.iteration, "bytes": dict(kept)})
+            if self.shown is not None:
+                keep_feature_maps(trainer.objective, self.shown, self.folder.root)
             report = write_report(self.folder.root)
             self.tracker.say(f"report: {report}")
         code = 0 if finished else (stop.exit_code or 143)

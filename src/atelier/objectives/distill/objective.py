@@ -222,6 +222,31 @@ class DistillObjective(Objective):
         """Write what the caches have only in memory; what they read and made."""
         return [line for cache in self._caches() for line in cache.close()]
 
+    @torch.no_grad()
+    def feature_maps(self, lq: Tensor) -> Sequence[tuple[str, Tensor, Tensor]]:
+        """Of each pair of taps the mean of |F| over channels; none where no term compares features."""
+        apprentice = self.apprentice
+        if apprentice is None or apprentice.taps is None:
+            return ()
+        name = next(name for name, term in apprentice.terms.items() if term.needs_taps)
+        faculty = apprentice.school.faculties[apprentice.school.side_of(name)]
+        network, taps = apprentice.network, apprentice.taps
+        training = network.training
+        network.eval()
+        taps.enabled = True
+        try:
+            network(lq)
+            own = taps.collect()
+        finally:
+            taps.enabled = False
+            network.train(training)
+        theirs = faculty.answer(lq, lq, output=False, features=True).features
+        pairs = zip(apprentice.school.pairs, apprentice.order, theirs, strict=True)
+        return [
+            (line, own[place][0].abs().mean(0).float(), other[0].abs().mean(0))
+            for line, place, other in pairs
+        ]
+
     def guided_seconds(self) -> float | None:
         """Time that the teachers' answers took since the last call; None without teachers."""
         return self.apprentice.school.clock.take() if self.apprentice is not None else None
