@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from atelier.errors import UserError
-from atelier.evaluate.results import ValidationResult
+from atelier.evaluate.results import MetricMean, ValidationResult
 
 _PARTS = ("metrics.jsonl", "options.yml", "environment.json", "visualization", "train.log", "models")
 
@@ -38,6 +38,7 @@ class RunRecord:
         validations: set -> its results, ascending by iteration.
         baselines: set -> the baseline's result.
         caches: folder -> bytes of what the run's objective keeps on disk beside it (a teacher's stored answers).
+        rows: set -> title -> measure -> mean, of the last table of coloured films; empty for pictures.
         alarms: what the health detectors saw, in the order of the file.
         ema: (set, iteration) -> whether averaged weights were measured.
         options_text: ``options.yml`` as written, None where it is missing.
@@ -52,6 +53,7 @@ class RunRecord:
     validations: dict[str, list[ValidationResult]] = field(default_factory=dict)
     baselines: dict[str, ValidationResult] = field(default_factory=dict)
     caches: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, dict[str, Mapping[str, MetricMean]]] = field(default_factory=dict)
     alarms: list[AlarmLine] = field(default_factory=list)
     ema: dict[tuple[str, int], bool] = field(default_factory=dict)
     options_text: str | None = None
@@ -139,6 +141,13 @@ def _read_metrics(record: RunRecord) -> None:
                 validations.setdefault(result.name, {})[result.iteration] = result
                 if "ema" in entry:
                     record.ema[result.name, result.iteration] = bool(entry["ema"])
+            elif kind == "rows":
+                record.rows[str(entry["set"])] = {
+                    title: ValidationResult.from_json(
+                        {**entry, "kind": "validation", "metrics": means}
+                    ).metrics
+                    for title, means in entry["rows"].items()
+                }
             elif kind == "baseline":
                 result = ValidationResult.from_json(entry)
                 record.baselines[result.name] = result

@@ -60,6 +60,14 @@ class PictureCard:
 
 
 @dataclass(frozen=True)
+class FilmsTable:
+    """Whose colours -> numbers, in the order of ``columns``; a dash where a row has none."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
 class SetSection:
     """Everything about one validation set."""
 
@@ -76,6 +84,7 @@ class SetSection:
     best: list[Case]
     cards: list[PictureCard]
     pictures_note: str
+    films: FilmsTable | None = None
 
 
 def set_section(record: RunRecord, name: str, index: int) -> SetSection:
@@ -114,7 +123,29 @@ def set_section(record: RunRecord, name: str, index: int) -> SetSection:
         [Case(image, text(image), anchors.get(image)) for image in best],
         cards,
         _pictures_note(len(cards), len(last.images)),
+        _films(record, name),
     )
+
+
+def _films(record: RunRecord, name: str) -> FilmsTable | None:
+    """The table of a colouring run's last validation."""
+    table = record.rows.get(name)
+    if table is None:
+        return None
+    protocols = {key: mean.protocol for row in table.values() for key, mean in row.items()}
+    cells = [
+        (
+            title,
+            [
+                format_value(row[key].value, protocol)
+                if key in row and not math.isnan(row[key].value)
+                else "–"
+                for key, protocol in protocols.items()
+            ],
+        )
+        for title, row in table.items()
+    ]
+    return FilmsTable(list(protocols.values()), cells)
 
 
 def _values(result: ValidationResult, key: str) -> dict[str, float]:

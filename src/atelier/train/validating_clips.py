@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ def measure_clip(
     motion = list(_motion(batch))
     given = torch.equal(batch.reference[:, 0], batch.lab[:, 0])
     true_frames = [_picture(frame) for frame in batch.lab[0].unsqueeze(1)]
-    films = {mode: _coloured(system, batch, mode, device) for mode in modes}
+    moved = _with_flow(system, batch.to(device))
+    films = {mode: _coloured(system, moved, mode) for mode in modes}
     rows, last = {}, {}
     for row, frames in {**films, TRUTH: iter(batch.ab[0].unsqueeze(1))}.items():
         meter = FilmMeter(metrics, truth=row == TRUTH)
@@ -219,19 +221,32 @@ def measure_clip(
 
 
 @torch.no_grad()
-def _coloured(
-    system: FusionSystem, batch: ClipBatch, mode: Any, device: torch.device | str
-) -> Iterator[Tensor]:
+def _with_flow(system: FusionSystem, batch: ClipBatch) -> ClipBatch:
+    """The clip with the motion that the system finds, once for all modes; as it is where the flow looks at colours."""
+    if system.flow.needs_colour:
+        return batch
+    none = torch.zeros_like(batch.L[:, 0])
+    flow, confidence = [none.expand(-1, 2, -1, -1)], [none]
+    memory = system.flow.initial_state()
+    for t in range(1, batch.L.shape[1]):
+        found = system.flow.estimate(batch.L[:, t], batch.L[:, t - 1], memory)
+        flow.append(found.flow)
+        confidence.append(found.confidence)
+        memory = found.state
+    return replace(batch, flow=torch.stack(flow, dim=1), confidence=torch.stack(confidence, dim=1))
+
+
+@torch.no_grad()
+def _coloured(system: FusionSystem, batch: ClipBatch, mode: Any) -> Iterator[Tensor]:
     """ab ``[1, 2, h, w]`` of every frame, on the CPU."""
-    moved = batch.to(device)
-    references = references_of(moved.reference, moved.roles)
+    references = references_of(batch.reference, batch.roles)
     prepared = system.prepare(references) if mode != "grey" else references
     state: SequenceState | None = None
     for t in range(batch.L.shape[1]):
         flows = None
-        if moved.flow is not None and moved.confidence is not None:
-            flows = ClipFlow(moved.flow[:, t : t + 1], moved.confidence[:, t : t + 1])
-        output = system(moved.L[:, t : t + 1], prepared, flows=flows, state=state, mode=mode)
+        if batch.flow is not None and batch.confidence is not None:
+            flows = ClipFlow(batch.flow[:, t : t + 1], batch.confidence[:, t : t + 1])
+        output = system(batch.L[:, t : t + 1], prepared, flows=flows, state=state, mode=mode)
         state = output.state
         yield output.ab[:, 0].float().cpu()
 
