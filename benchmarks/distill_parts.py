@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -20,8 +21,8 @@ from atelier.archs.alive import AliveTensors
 from atelier.losses.affinity import Affinity, affinity_loss
 from atelier.objectives.distill.taps import Taps
 
-STUDENT = {"embed_dim": 60, "depths": [4] * 4, "num_heads": [6] * 4}
-SHARED = {"upscale": 4, "window_size": 8, "mlp_ratio": 2, "upsampler": "pixelshuffle"}
+STUDENT: dict[str, Any] = {"embed_dim": 60, "depths": [4] * 4, "num_heads": [6] * 4}
+SHARED: dict[str, Any] = {"upscale": 4, "window_size": 8, "mlp_ratio": 2, "upsampler": "pixelshuffle"}
 
 
 def tapped(side: int, rounds: int) -> tuple[float, float]:
@@ -50,7 +51,7 @@ def most_bytes(side: int, affinity: Affinity) -> int:
     student, teacher = torch.rand(1, 60, side, side, requires_grad=True), torch.rand(1, 180, side, side)
     with AliveTensors([student, teacher]) as live:
         affinity_loss(student, teacher, affinity).backward()
-    return live.peak
+    return int(live.peak)
 
 
 def main() -> None:
