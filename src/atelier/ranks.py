@@ -22,7 +22,7 @@ from atelier.errors import RunStopped, UserError
 from atelier.slurm import slurm_environment
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -245,19 +245,18 @@ def crew_of(launcher: str, command: str) -> Iterator[Crew]:
 
 
 def _open_store(place: Place, environment: Mapping[str, str]) -> Store:
-    import torch.distributed as dist
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
 
     where = f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT', '?')}"
     try:
-        store, _, _ = next(
-            dist.rendezvous("env://", place.rank, place.world, timeout=timedelta(seconds=JOIN_S))
-        )
+        store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=timedelta(seconds=JOIN_S)))
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise RunStopped(f"the {place.world} processes did not meet at {where}: {reason}") from error
     # torchrun's store outlives a restart of its workers; what they said before must not count.
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"atelier/{attempt}", store)
+    return PrefixStore(f"atelier/{attempt}", store)
 
 
 @contextmanager

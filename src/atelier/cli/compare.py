@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from atelier.cli.restore import LAUNCHER
 from atelier.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def compare(
     precision: PRECISION = "fp32",
     device: DEVICE = "auto",
     plugin: PLUGIN = None,
+    launcher: LAUNCHER = "none",
 ) -> None:
     """Measure several models on the same pictures, beside nearest and bicubic; write a report.
 
@@ -102,6 +105,7 @@ def compare(
         crop_border=crop_border,
         timed=latency,
         tile=tile,
+        launcher=launcher,
     )
     finish(measured)
 
@@ -121,9 +125,13 @@ def measure(
     plugin: list[str] | None,
     size: str,
     judge: bool = True,
+    launcher: str = "none",
     **options: Any,
-) -> Comparison:
-    """Load, pair, measure, judge, print, write; ``options`` go to :func:`atelier.evaluate.comparison.compare`."""
+) -> Comparison | None:
+    """Load, pair, measure, judge, print, write; ``options`` go to :func:`atelier.evaluate.comparison.compare`.
+
+    Several processes (``launcher``) share the pictures; the first judges, prints and writes, the others return None.
+    """
     from atelier.cli.restore import find_weights
     from atelier.evaluate.criteria import judge_criteria, read_criteria, read_figures
 
@@ -143,7 +151,10 @@ def measure(
     from atelier.cli.pairs import open_pairs
     from atelier.evaluate.comparison import Candidate, common_scale, compare, labels_of
     from atelier.evaluate.comparison_report import summary_text, write_comparison
+    from atelier.files import sha256_of
+    from atelier.ranks import crew_of
     from atelier.restore.model import load_model
+    from atelier.restore.sharing import device_of_process
 
     height_width = parse_size(size)
     if run is not None:
@@ -152,19 +163,30 @@ def measure(
         alarms, why = stability(run)
     else:
         alarms, why = None, "give the run's folder with --run"
-    candidates = [
-        Candidate(label, path, load_model(path, device=device, precision=precision))
-        for label, path in zip(labels_of(models), models, strict=True)
-    ]
-    for candidate in candidates:
-        candidate.model.check()
-    scale = common_scale(candidates)
-    if scale == 1 and lq is None:
-        raise UserError(
-            "--lq is needed: these models keep the size, so degraded pictures cannot be made by bicubic"
+    with crew_of(launcher, "compare -m MODEL --gt FOLDER") as crew:
+        if crew.place.world > 1:
+            device = device_of_process(device, crew.place.local)
+        candidates = [
+            Candidate(label, path, load_model(path, device=device, precision=precision))
+            for label, path in zip(labels_of(models), models, strict=True)
+        ]
+        for candidate in candidates:
+            candidate.model.check()
+        scale = common_scale(candidates)
+        if scale == 1 and lq is None:
+            raise UserError(
+                "--lq is needed: these models keep the size, so degraded pictures cannot be made by bicubic"
+            )
+        pairs, lonely = open_pairs(gt, lq, scale=scale, template=template)
+        if crew.place.world > 1:
+            names = [pair.name for pair in pairs] + [sha256_of(path) for path in models]
+            digest = sha256("\n".join(names).encode()).hexdigest()[:12]
+            crew.require_same(f"{len(pairs)} pictures, digest {digest}", "what is to be measured")
+        measured = compare(
+            candidates, pairs, where=str(gt), size=height_width, failed=lonely, crew=crew, **options
         )
-    pairs, lonely = open_pairs(gt, lq, scale=scale, template=template)
-    measured = compare(candidates, pairs, where=str(gt), size=height_width, failed=lonely, **options)
+    if measured is None:
+        return None
     if alarms is not None:
         measured.protocol.append(f"Health detectors over the last quarter of {run}: {why or 'silent'}.")
     values = measured.values()
@@ -185,9 +207,9 @@ def measure(
     return measured
 
 
-def finish(measured: Comparison) -> None:
-    """Name the pictures that were left out; exit code 1 where there are any."""
-    if measured.failed:
+def finish(measured: Comparison | None) -> None:
+    """Name the pictures that were left out; exit code 1 where there are any. None: another process does it."""
+    if measured is not None and measured.failed:
         typer.echo(f"{len(measured.failed)} could not be measured:", err=True)
         for name, reason in measured.failed:
             typer.echo(f"  {name}: {reason}", err=True)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from atelier.errors import UserError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from atelier.images.video_encode import Encoding
+    from atelier.restore.folder import FolderReport
+    from atelier.restore.recipe import Recipe
+    from atelier.restore.video import FilmJob
 
 # typer reads these annotations at run time; Optional[...] is the form all its versions understand.
 _Text = Optional[str]  # noqa: UP045
 _Path = Optional[Path]  # noqa: UP045
 _Int = Optional[int]  # noqa: UP045
 _Float = Optional[float]  # noqa: UP045
+
+LAUNCHER = Annotated[
+    str,
+    typer.Option("--launcher", help="none, pytorch under torchrun, or slurm under srun: work is shared out."),
+]
 
 #: The published pair of which -dn chooses a mixture: one denoises, the other keeps noise.
 _DENOISING, _DENOISING_TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
@@ -141,8 +147,16 @@ def restore(
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Films: take what decodes of a damaged or cut-off file.")
     ] = False,
+    launcher: LAUNCHER = "none",
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="own, or ray: pictures through Ray Data (docs/cluster.md)."),
+    ] = "own",
+    workers: Annotated[
+        _Int, typer.Option("--workers", min=1, help="With --engine ray: how many processes; default 2.")
+    ] = None,
 ) -> None:
-    """Restore a picture, a folder or a film; a film that was stopped goes on with the same command.
+    """Restore a picture, a film or a folder of them; what was stopped goes on with the same command.
 
     Exit code 1 when single pictures failed, 2 when nothing could be done.
     """
@@ -153,6 +167,10 @@ def restore(
         )
     if fp32 and precision not in (None, "fp32"):
         raise UserError(f"--fp32 contradicts --precision {precision}")
+    if engine not in ("own", "ray"):
+        raise UserError(f"--engine {engine}: allowed are own and ray")
+    if workers is not None and engine != "ray":
+        raise UserError("--workers is for --engine ray; torchrun says itself how many processes there are")
     if gpu_id is not None and device not in ("auto", f"cuda:{gpu_id}"):
         raise UserError(f"-g {gpu_id} contradicts --device {device}")
     weights = find_weights(model, model_name)
@@ -162,10 +180,14 @@ def restore(
 
         import_modules(plugin)
 
-    from atelier.restore.folder import plan_jobs, restore_folder
-    from atelier.restore.video import plan_film
+    from atelier.ranks import crew_of
+    from atelier.restore.folder import plan_jobs
+    from atelier.restore.recipe import Recipe
+    from atelier.restore.video import plan_film, plan_films
 
     film = plan_film(str(input), str(output), suffix=suffix)
+    folder_films = plan_films(input, output, suffix=suffix) if film is None and input.is_dir() else []
+    films = folder_films if film is None else [film]
     film_options = {
         "--codec": codec,
         "--crf": crf,
@@ -176,76 +198,110 @@ def restore(
         "--allow-damaged": allow_damaged or None,
     }
     given = [name for name, value in film_options.items() if value is not None]
-    if film is None and given:
+    if not films and given:
         raise UserError(f"{', '.join(given)}: for films only; {input} is read as pictures")
     if film is not None and film.is_done() and not overwrite:
         typer.echo(f"{film.target} is done already; --overwrite repeats it")
         return
-    jobs = [] if film is not None else plan_jobs(input, output, suffix=suffix, ext=ext)
-    encoding = None if film is None else film_encoding(film.target, codec, crf, preset, pix_fmt)
+    jobs = plan_jobs(input, output, suffix=suffix, ext=ext, required=not films) if film is None else []
+    # A codec that is missing is told before a model is loaded.
+    for target in {Path(each.target).suffix.lower(): each.target for each in films}.values():
+        film_encoding(target, codec, crf, preset, pix_fmt)
     frame_rate = parse_rate(rate)
-
-    from atelier.restore.model import load_model
-
-    restorer = load_model(
+    recipe = Recipe(
         weights,
-        device=device if gpu_id is None else f"cuda:{gpu_id}",
-        param_key=param_key,
-        precision="fp32" if fp32 else precision or "auto",
-        blend_with=twin,
+        twin,
+        device if gpu_id is None else f"cuda:{gpu_id}",
+        param_key,
+        "fp32" if fp32 else precision or "auto",
+        None if tile == -1 else tile,
+        overlap,
+        outscale,
+        "network" if alpha_upsampler == "realesrgan" else alpha_upsampler,
+        pre_pad,
+        tuple(plugin or ()),
+        (str(Path.cwd()),),
     )
-    upsampler = "network" if alpha_upsampler == "realesrgan" else alpha_upsampler
-    restorer.check(outscale=outscale, alpha_upsampler=upsampler)
-    # A film on standard output must not be mixed with words.
-    aside = film is not None and film.target == "-"
-    typer.echo(f"{weights}: {restorer.architecture} x{restorer.scale} on {restorer.device}", err=aside)
-    if twin is not None:
-        typer.echo(f"mixed: {twin[1]:g} of it and {1 - twin[1]:g} of {twin[0]}", err=aside)
-    elif weights.stem == _DENOISING:
-        typer.echo(
-            "note: the network as it is; inference_realesrgan.py mixes it with its twin, as -dn 0.5 does here",
-            err=aside,
-        )
+    if engine == "ray":
+        from atelier.restore.ray_pipeline import restore_with_ray
 
-    def one(pixels: NDArray[Any], on_tile: Callable[[int, int], None]) -> NDArray[Any]:
-        return restorer.restore(
-            pixels,
-            tile=None if tile == -1 else tile,
-            overlap=overlap,
-            outscale=outscale,
-            alpha_upsampler=upsampler,
-            pre_pad=pre_pad,
-            on_tile=on_tile,
-        )
-
-    if film is not None:
-        from atelier.files import sha256_of
-        from atelier.restore.video import restore_film
-
-        times = outscale if outscale is not None else restorer.scale
-        restored = restore_film(
-            one,
-            film,
-            lambda width, height: (max(int(width * times), 1), max(int(height * times), 1)),
-            encoding=encoding,
-            options={
-                "model": sha256_of(weights),
-                "mixed with": None if twin is None else [sha256_of(twin[0]), twin[1]],
-                "outscale": times,
-                "tile": tile,
-                "overlap": overlap,
-                "pre_pad": pre_pad,
-                "precision": restorer.precision,
-                "device": restorer.device.type,
-            },
-            segment=segment or 250,
-            rate=frame_rate,
-            allow_damaged=allow_damaged,
-            overwrite=overwrite,
-        )
-        typer.echo(f"{film.target}: {restored}", err=aside)
+        if films or launcher != "none":
+            what = f"{films[0].source} is a film" if films else "it starts its own processes"
+            raise UserError(f"--engine ray restores pictures: {what}; films go with torchrun and --launcher")
+        _finish(restore_with_ray(recipe, jobs, output, workers=workers or 2, overwrite=overwrite))
         return
-    report = restore_folder(one, jobs, overwrite=overwrite)
+
+    with crew_of(launcher, "restore -m MODEL -i FOLDER") as crew:
+        if film is not None and not crew.first:
+            return  # one film is one process's
+        if crew.place.world > 1:
+            from atelier.restore.sharing import device_of_process
+
+            recipe = replace(recipe, device=device_of_process(recipe.device, crew.place.local))
+        restorer = recipe.load()
+        # A film on standard output must not be mixed with words.
+        aside = film is not None and film.target == "-"
+        if crew.first:
+            typer.echo(
+                f"{weights}: {restorer.architecture} x{restorer.scale} on {restorer.device}", err=aside
+            )
+            if twin is not None:
+                typer.echo(f"mixed: {twin[1]:g} of it and {1 - twin[1]:g} of {twin[0]}", err=aside)
+            elif weights.stem == _DENOISING:
+                typer.echo(
+                    "note: the network as it is; inference_realesrgan.py mixes it with its twin, as -dn 0.5 does here",
+                    err=aside,
+                )
+        one = recipe.bind(restorer)
+        times = outscale if outscale is not None else restorer.scale
+
+        def restore_one(each: FilmJob) -> None:
+            from atelier.files import sha256_of
+            from atelier.restore.video import restore_film
+
+            restored = restore_film(
+                one,
+                each,
+                lambda width, height: (max(int(width * times), 1), max(int(height * times), 1)),
+                encoding=film_encoding(each.target, codec, crf, preset, pix_fmt),
+                options={
+                    "model": sha256_of(weights),
+                    "mixed with": None if twin is None else [sha256_of(twin[0]), twin[1]],
+                    "outscale": times,
+                    "tile": tile,
+                    "overlap": overlap,
+                    "pre_pad": pre_pad,
+                    "precision": restorer.precision,
+                    "device": restorer.device.type,
+                },
+                segment=segment or 250,
+                rate=frame_rate,
+                allow_damaged=allow_damaged,
+                overwrite=overwrite,
+                quiet=not crew.first,
+            )
+            typer.echo(f"{each.target}: {restored}", err=aside)
+
+        if film is not None:
+            restore_one(film)
+            return
+        from atelier.restore.sharing import restore_shared
+
+        report = restore_shared(
+            one, jobs, films, restore_one, crew, model=_digest_of(recipe), overwrite=overwrite
+        )
+        if report is not None:
+            _finish(report)
+
+
+def _digest_of(recipe: Recipe) -> str:
+    from atelier.files import sha256_of
+
+    files = [recipe.weights] + ([recipe.twin[0]] if recipe.twin is not None else [])
+    return " ".join(sha256_of(file) for file in files)
+
+
+def _finish(report: FolderReport) -> None:
     typer.echo(str(report), err=bool(report.failed))
     if report.failed:
         raise typer.Exit(1 if report.done or report.skipped else 2)

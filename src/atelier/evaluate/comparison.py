@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from atelier.errors import UserError
+from atelier.errors import RunStopped, UserError
 from atelier.evaluate.bootstrap import mean_interval
 from atelier.evaluate.latency import Cost, measure_cost, measure_times, timing_protocol
 from atelier.evaluate.pictures import PairSource
@@ -22,6 +22,7 @@ from atelier.metrics.lpips import LPIPSOptions, WeightsMissing
 from atelier.metrics.psnr import PSNROptions
 from atelier.metrics.ssim import SSIMOptions
 from atelier.progress import progress
+from atelier.ranks import Crew
 from atelier.restore import RestorationModel
 
 #: Restored pictures kept in memory for the report; others are restored again when they are shown.
@@ -185,7 +186,8 @@ def compare(
     judged: str | None = None,
     original: str | None = None,
     quiet: bool = False,
-) -> Comparison:
+    crew: Crew | None = None,
+) -> Comparison | None:
     """Measure every model on every picture, beside nearest and bicubic enlargement.
 
     Args:
@@ -200,9 +202,14 @@ def compare(
         judged: label of the model the criteria judge; None: the last but one (the only one).
         original: label of the one it is compared with; None: the last one of several.
         quiet: no progress bar.
+        crew: processes that share the pictures, each called with the same arguments; None: this one does all.
+
+    Returns:
+        Everything measured, as one process would give it; None on all processes of a crew but the first.
 
     Raises:
         UserError: scales differ, a label is unknown, or not a single picture could be measured.
+        RunStopped: a process of the crew is gone.
     """
     scale = common_scale(candidates)
     judged, original = _roles([each.label for each in candidates], judged, original)
@@ -211,40 +218,63 @@ def compare(
     images: dict[str, dict[str, Mapping[str, float]]] = {label: {} for label in methods}
     wrong = list(failed)
     kept: dict[str, dict[str, Pixels]] = {}
-    metrics: dict[str, MetricLike] = {}
-    not_computed: dict[str, str] = {}
     good: dict[str, PairSource] = {}
-    room, colours, made = _KEPT_BYTES, 0, 0
-    with progress("Measuring", len(pictures), quiet=quiet) as bar:
-        for source in pictures:
+    metrics_of: dict[int, tuple[dict[str, MetricLike], dict[str, str]]] = {}
+    room, made = _KEPT_BYTES, 0
+    mine: list[_Measured] = []
+    share = range(len(pictures)) if crew is None else crew.claims(len(pictures))
+    with progress("Measuring", len(pictures), quiet=quiet or not (crew is None or crew.first)) as bar:
+        begun = 0
+        for index in share:
+            source = pictures[index]
+            channels = None
             try:
                 pair = source.read(scale)
-                if not metrics:
-                    metrics, not_computed, colours = (
-                        *_metrics(scale, crop, pair.gt.shape[2]),
-                        pair.gt.shape[2],
-                    )
-                elif pair.gt.shape[2] != colours:
-                    raise UserError(f"{pair.gt.shape[2]} channels; the pictures before have {colours}")
-                mine: dict[str, Pixels] = {}
+                channels = pair.gt.shape[2]
+                if channels not in metrics_of:
+                    metrics_of[channels] = _metrics(scale, crop, channels)
+                outputs: dict[str, Pixels] = {}
                 values: dict[str, Mapping[str, float]] = {}
                 for label, (net, restore) in methods.items():
-                    keeping = _keeping(restore, mine, label)
-                    one = validate(net, [pair], name=label, metrics=metrics, restore=keeping, quiet=True)
+                    keeping = _keeping(restore, outputs, label)
+                    one = validate(
+                        net,
+                        [pair],
+                        name=label,
+                        metrics=metrics_of[channels][0],
+                        restore=keeping,
+                        quiet=True,
+                    )
                     values[label] = one.images[pair.name]
             except UserError as error:
-                wrong.append((source.name, str(error)))
-                bar.advance(note=source.name)
-                continue
-            for label, numbers in values.items():
-                images[label][source.name] = numbers
-            good[source.name] = source
-            made += source.read_lq is None
-            outputs = {label: as_dtype(pixels, pair.gt.dtype) for label, pixels in mine.items()}
-            room -= sum(pixels.nbytes for pixels in outputs.values())
-            if room > 0:
-                kept[source.name] = outputs
-            bar.advance(note=source.name)
+                mine.append((index, channels, None, str(error)))
+            else:
+                mine.append((index, channels, values, ""))
+                as_gt = {label: as_dtype(pixels, pair.gt.dtype) for label, pixels in outputs.items()}
+                room -= sum(pixels.nbytes for pixels in as_gt.values())
+                if room > 0:
+                    kept[source.name] = as_gt
+            # What other processes have begun in the meantime counts too.
+            bar.advance(index + 1 - begun, note=source.name)
+            begun = index + 1
+    measured = _everything(mine, crew)
+    if measured is None:
+        return None
+    # The first picture that can be read decides what all must be, whichever process read it.
+    colours = next((channels for _, channels, _, _ in measured if channels is not None), 1)
+    metrics, not_computed = metrics_of.get(colours) or _metrics(scale, crop, colours)
+    for index, channels, found, reason in measured:
+        source = pictures[index]
+        if channels is not None and channels != colours:
+            reason = f"{channels} channels; the pictures before have {colours}"
+        if found is None or reason:
+            wrong.append((source.name, reason))
+            continue
+        for label, numbers in found.items():
+            images[label][source.name] = numbers
+        good[source.name] = source
+        made += source.read_lq is None
+    kept = {name: kept[name] for name in good if name in kept}
     if not good:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in wrong[:20])
         raise UserError(
@@ -264,6 +294,24 @@ def compare(
     return Comparison(
         where, scale, columns, judged, original, size, protocol, not_computed, wrong, good, methods, kept
     )
+
+
+#: Index of a picture, its channels where it could be read, values by label and metric, or why there are none.
+_Measured = tuple[int, int | None, dict[str, Mapping[str, float]] | None, str]
+
+
+def _everything(mine: list[_Measured], crew: Crew | None) -> list[_Measured] | None:
+    """What all processes have measured, in the order of the pictures; None where that is not this one's to know."""
+    if crew is None:
+        return mine
+    shares = crew.gather(mine)
+    if shares is None:
+        return None
+    lost = [f"process {share.rank} {share.lost}" for share in shares if share.lost is not None]
+    if lost:
+        raise RunStopped(f"{'; '.join(lost)}; nothing is written, since its pictures would be missing")
+    everything: list[_Measured] = [tuple(each) for share in shares for each in share.value]
+    return sorted(everything, key=lambda each: each[0])
 
 
 def _roles(labels: list[str], judged: str | None, original: str | None) -> tuple[str, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -181,12 +181,17 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         raise UserError(f"cannot list pictures in {folder}: there is no such folder")
     if not folder.is_dir():
         raise UserError(f"cannot list pictures in {folder}: it is a file, not a folder")
-    return sorted(_walk(folder), key=lambda path: path.relative_to(folder).as_posix())
+    return list_files(folder, IMAGE_SUFFIXES)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """All files with one of these suffixes (lower case) below a folder, as :func:`list_images` lists pictures."""
+    return sorted(_walk(folder, suffixes), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
     def stop(error: OSError) -> None:
-        raise UserError(f"cannot list pictures in {error.filename}: {error.strerror}") from error
+        raise UserError(f"cannot list the files in {error.filename}: {error.strerror}") from error
 
     seen = {folder.resolve()}
     for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
@@ -198,7 +203,7 @@ def _walk(folder: Path) -> Iterator[Path]:
                 kept.append(name)
         folders[:] = kept
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in _BY_SUFFIX:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield Path(place) / name
 
 

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,7 +74,9 @@ class FolderReport:
         return "\n".join(lines)
 
 
-def plan_jobs(source: Path, output: Path, *, suffix: str = "out", ext: str = "auto") -> list[Job]:
+def plan_jobs(
+    source: Path, output: Path, *, suffix: str = "out", ext: str = "auto", required: bool = True
+) -> list[Job]:
     """Which pictures are restored and what the results are called.
 
     ``source/a/x.png`` becomes ``output/a/x_out.png``. Where two sources would get one name (``x.png`` and
@@ -87,6 +89,7 @@ def plan_jobs(source: Path, output: Path, *, suffix: str = "out", ext: str = "au
         output: the folder of the results, made when needed; for a single picture also a file name.
         suffix: appended to the stem as ``_suffix``; "" for none.
         ext: format of the results; "auto" keeps each picture's own.
+        required: a folder without pictures is an error (it may hold films instead).
 
     Raises:
         UserError: nothing to restore, or a result would overwrite its own source.
@@ -101,17 +104,12 @@ def plan_jobs(source: Path, output: Path, *, suffix: str = "out", ext: str = "au
         else:
             jobs = _name_results(source.parent, [source], output, suffix, ext)
     elif source.is_dir():
-        inside = output.resolve() != source.resolve() and output.resolve().is_relative_to(source.resolve())
-        pictures = [
-            path
-            for path in list_images(source)
-            if not (inside and path.resolve().is_relative_to(output.resolve()))
-        ]
+        pictures = not_results(list_images(source), source, output)
         jobs = _name_results(source, pictures, output, suffix, ext)
         results = {job.target.resolve() for job in jobs}
         if suffix:
             jobs = [job for job in jobs if job.source.resolve() not in results]
-        if not jobs:
+        if not jobs and required:
             raise UserError(f"no pictures in {source}; known formats: {', '.join(_IMAGE_SUFFIXES)}")
     else:
         raise UserError(f"input {source} does not exist")
@@ -121,6 +119,12 @@ def plan_jobs(source: Path, output: Path, *, suffix: str = "out", ext: str = "au
                 f"{job.source} would be overwritten by its own result; choose another -o or --suffix"
             )
     return jobs
+
+
+def not_results(paths: list[Path], source: Path, output: Path) -> list[Path]:
+    """``paths`` below ``source`` without those below an ``output`` that lies in it."""
+    inside = output.resolve() != source.resolve() and output.resolve().is_relative_to(source.resolve())
+    return [path for path in paths if not (inside and path.resolve().is_relative_to(output.resolve()))]
 
 
 def _name_results(root: Path, pictures: list[Path], output: Path, suffix: str, ext: str) -> list[Job]:
@@ -148,7 +152,12 @@ def _name_results(root: Path, pictures: list[Path], output: Path, suffix: str, e
 
 
 def restore_folder(
-    restore: RestorePixels, jobs: list[Job], *, overwrite: bool = False, quiet: bool = False
+    restore: RestorePixels,
+    jobs: list[Job],
+    *,
+    claims: Iterable[int] | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> FolderReport:
     """Restore every picture of ``jobs`` that is not done already; one bad file does not stop the others.
 
@@ -158,6 +167,8 @@ def restore_folder(
     Args:
         restore: pixels in, restored pixels out, for example a bound :meth:`RestorationModel.restore`.
         jobs: from :func:`plan_jobs`.
+        claims: where other processes share the work, which of ``jobs`` are this one's, as they are handed out
+            (:meth:`atelier.ranks.Crew.claims`); None: all.
         overwrite: repeat what is done already.
         quiet: show no progress.
 
@@ -165,9 +176,22 @@ def restore_folder(
         UserError: the output folder cannot be written.
         RunStopped: the disk is full (results so far are complete).
     """
-    todo = [job for job in jobs if overwrite or not job.is_done()]
-    report = FolderReport(skipped=len(jobs) - len(todo))
-    _prepare_folders(todo)
+    report = FolderReport()
+
+    def begin(job: Job) -> bool:
+        done = job.is_done() and not overwrite
+        report.skipped += done
+        return not done
+
+    todo: Iterable[Job]
+    if claims is None:
+        todo = [job for job in jobs if overwrite or not job.is_done()]
+        report.skipped = len(jobs) - len(todo)
+        _prepare_folders(todo)
+    else:
+        _prepare_folders(jobs)
+        todo = (job for job in _claimed(jobs, claims, lambda count: bar.advance(count)) if begin(job))
+    each = 1 if claims is None else 0  # claims count what all processes have begun
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
     writing: list[tuple[Job, Future[None]]] = []
 
@@ -176,11 +200,12 @@ def restore_folder(
         try:
             return True, outcome()
         except Exception as error:
-            if _stops_everything(error):
-                message = f"{error}; stopped after {report.done} of {len(todo)} pictures, which are complete"
+            if stops_everything(error):
+                total = len(jobs) - report.skipped
+                message = f"{error}; stopped after {report.done} of {total} pictures, which are complete"
                 raise RunStopped(message) from error
             report.failed.append((job.source, _reason(error)))
-        bar.advance(note=job.source.name)
+        bar.advance(each, note=job.source.name)
         return False, None
 
     def finish(waiting: int) -> None:
@@ -190,7 +215,7 @@ def restore_folder(
             written, _ = attempt(job, future.result)
             if written:
                 report.done += 1
-                bar.advance(note=job.source.name)
+                bar.advance(each, note=job.source.name)
 
     with progress("Restoring", len(jobs), done=report.skipped, quiet=quiet) as bar:
         try:
@@ -213,7 +238,17 @@ def restore_folder(
     return report
 
 
-def _read_ahead(reader: ThreadPoolExecutor, jobs: list[Job]) -> Iterator[tuple[Job, Future[Picture]]]:
+def _claimed(jobs: list[Job], claims: Iterable[int], count: Callable[[int], None]) -> Iterator[Job]:
+    """The jobs that are claimed; ``count`` hears how many more than before are begun, by whomever."""
+    begun = 0
+    for index in claims:
+        count(index - begun)
+        begun = index
+        yield jobs[index]
+    count(len(jobs) - begun)
+
+
+def _read_ahead(reader: ThreadPoolExecutor, jobs: Iterable[Job]) -> Iterator[tuple[Job, Future[Picture]]]:
     """Jobs in order with their pictures, at most ``_AHEAD`` of them decoded before they are asked for."""
     rest = iter(jobs)
     reading = [(job, reader.submit(read_image, job.source)) for job in islice(rest, _AHEAD)]
@@ -233,7 +268,8 @@ def _prepare_folders(jobs: list[Job]) -> None:
             raise UserError(f"no permission to write into the output folder {folder}")
 
 
-def _stops_everything(error: BaseException | None) -> bool:
+def stops_everything(error: BaseException | None) -> bool:
+    """Whether what comes next would fail as well: a full disk, a file system that cannot be written."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FATAL:
             return True

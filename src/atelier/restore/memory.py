@@ -52,7 +52,9 @@ def free_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + int(idle)
-    return host_memory()
+    # Under torchrun the processes of a machine share its memory.
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return host_memory() // max(int(processes) if processes.isdecimal() else 1, 1)
 
 
 def host_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:

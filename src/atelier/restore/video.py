@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atelier.errors import UserError
+from atelier.images.files import list_files
 from atelier.images.video import PIPE, VIDEO_SUFFIXES, open_video
 from atelier.images.video_encode import Encoding
 from atelier.images.video_film import FilmReport, transform_film
 from atelier.images.video_frames import is_pattern
 from atelier.images.video_segments import CONTAINERS
 from atelier.images.video_targets import open_target
+from atelier.restore.folder import not_results
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +77,37 @@ def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | Non
     if source != PIPE and Path(target).resolve() == path.resolve():
         raise UserError(f"{source} would be overwritten by its own result; choose another -o or --suffix")
     return FilmJob(source, target)
+
+
+def plan_films(source: Path, output: Path, *, suffix: str = "out") -> list[FilmJob]:
+    """The films below a folder, each with its result: ``source/a/x.mp4`` becomes ``output/a/x_out.mp4``.
+
+    A container that cannot be written becomes ``.mkv``; two films of one name carry their containers in it. Earlier
+    results, and the parts of unfinished ones, are no sources.
+    """
+    found = [
+        path
+        for path in not_results(list_files(source, VIDEO_SUFFIXES), source, output)
+        if not any(folder.endswith(".parts") for folder in path.relative_to(source).parts[:-1])
+    ]
+    tail = f"_{suffix}" if suffix else ""
+
+    def target(path: Path, mark: str = "") -> Path:
+        kind = path.suffix.lower() if path.suffix.lower() in CONTAINERS else ".mkv"
+        return output / path.relative_to(source).parent / f"{path.stem}{mark}{tail}{kind}"
+
+    wanted = Counter(str(target(path)).casefold() for path in found)
+    jobs = []
+    for path in found:
+        alone = wanted[str(target(path)).casefold()] == 1
+        jobs.append(FilmJob(str(path), str(target(path) if alone else target(path, f"_{path.suffix[1:]}"))))
+    results = {Path(job.target).resolve() for job in jobs}
+    for job in jobs:
+        if Path(job.source).resolve() == Path(job.target).resolve():
+            raise UserError(
+                f"{job.source} would be overwritten by its own result; choose another -o or --suffix"
+            )
+    return [job for job in jobs if Path(job.source).resolve() not in results]
 
 
 @dataclass
