@@ -52,6 +52,15 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
         load_study(file)
 
 
+def test_a_runs_file_is_told_from_a_study_in_one_message(tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("name: x\nscale: 2\nnetwork_g: {type: SwinIR}\n")
+    with pytest.raises(UserError) as caught:
+        load_study(file)
+    assert str(caught.value).startswith(f"{file}: one run's options, not a study")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

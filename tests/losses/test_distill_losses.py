@@ -147,6 +147,7 @@ def numpy_affinity(s: np.ndarray, t: np.ndarray, mode: str, side: int) -> float:
 def test_affinity(mode: Any, height: int, width: int, side: int) -> None:
     teacher_channels = 3 if mode == "channel" else 5
     given = arrays((3, 3, height, width), (3, teacher_channels, height, width), features=True)
+    side = min(side, 4) if mode == "pooled" else side  # a map of one place is refused
     affinity = Affinity(mode, window=side, pooled=side)
     agree(lambda a, b: affinity_loss(a, b, affinity), given, numpy_affinity(given[0], given[1], mode, side))
 
@@ -155,6 +156,9 @@ def test_one_window_over_the_whole_map_is_full() -> None:
     student, teacher = (torch.from_numpy(each) for each in arrays((2, 3, 8, 8), (2, 6, 8, 8), features=True))
     window = affinity_loss(student, teacher, Affinity("window", window=8))
     torch.testing.assert_close(window, affinity_loss(student, teacher, Affinity("full")), rtol=1e-12, atol=0)
+    larger = Affinity("window", window=1000)  # as large as the map, not 1000^4 products
+    assert larger.elements((2, 3, 8, 8)) == 2 * 8**4
+    assert torch.equal(affinity_loss(student, teacher, larger), window)
     parts = affinity_loss(student, teacher, Affinity("window", window=4))
     assert parts.item() != pytest.approx(window.item(), rel=1e-3)
 
@@ -183,6 +187,8 @@ def test_affinity_that_says_nothing_is_refused() -> None:
         affinity_loss(one, one, Affinity("batch"))
     with pytest.raises(UserError, match="student has 3 and the teacher 4"):
         affinity_loss(one, other, Affinity("channel"))
+    with pytest.raises(UserError, match=r"pooled: 4 leaves one place of a map of 4×4"):
+        affinity_loss(one, one, Affinity("pooled", pooled=4))
 
 
 def test_attention() -> None:

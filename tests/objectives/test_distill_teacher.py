@@ -19,6 +19,7 @@ from atelier.losses.l1 import L1LossOptions
 from atelier.objectives.base import Setting
 from atelier.objectives.distill.objective import DistillObjective
 from atelier.objectives.distill.options import DistillOptions, TeacherOptions
+from atelier.objectives.distill.preflight import TermCheck, warnings_of
 from atelier.objectives.distill.school import Faculty
 from atelier.objectives.distill.teacher import Teacher, eight_views, fingerprint, random_twin, read_teacher
 
@@ -136,6 +137,19 @@ def test_a_missing_file_names_its_key(tmp_path: Path) -> None:
         read_teacher(TeacherOptions(weights=tmp_path / "absent.pth"), SETTING, 1)
 
 
+def test_a_file_that_cannot_be_read_is_told_by_the_teachers_place(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"distill\.teacher\[0\]\.weights: .* is a folder"):
+        read_teacher(TeacherOptions(weights=tmp_path), SETTING, 0)
+    with pytest.raises(UserError, match=r"distill\.teacher\[2\]: .* has no entry 'params_emma'"):
+        read_teacher(TeacherOptions(weights=file, param_key="params_emma"), SETTING, 2)
+    text = tmp_path / "text.pth"
+    text.write_text("no weights")
+    with pytest.raises(
+        UserError, match=r"distill\.teacher\[0\]: .*text\.pth is damaged or not a weight file"
+    ):
+        read_teacher(TeacherOptions(weights=text), SETTING, 0)
+
+
 def test_a_changed_weight_or_buffer_is_noticed() -> None:
     norm = nn.BatchNorm2d(3)
     teacher = teacher_of(nn.Sequential(nn.Conv2d(3, 3, 3), norm))
@@ -230,6 +244,30 @@ def test_preflight_warns_of_a_term_that_drowns_or_does_nothing(file: Path, weigh
     taught_by(objective, Steady())
     (warning,) = objective.preflight(batch()).warnings
     assert word in warning
+
+
+def test_a_term_that_is_most_of_the_loss_is_warned_of_whatever_its_gradient() -> None:
+    """The original's features at weight 1: far above the pixel loss, with a gradient that is less so."""
+
+    def check(value: float, gradient: float) -> TermCheck:
+        return TermCheck("feature", value, value, value / (1 + value), value, gradient, None)
+
+    assert warnings_of([check(4.9, 4.9)]) == []
+    (warning,) = warnings_of([check(168.0, 2.5)])
+    assert "its value is 1.7e+02 times, its gradient on the student 2.5 times the pixel losses'" in warning
+    (warning,) = warnings_of([check(2.0, 6.0)])
+    assert "lower its weight" in warning
+
+
+def test_preflight_tells_an_untrained_twin_from_the_teacher(file: Path) -> None:
+    objective = objective_of(file, recipe=None, terms={"response": {}}, random_teacher=["response"])
+    assert objective.apprentice is not None
+    (twin,) = objective.apprentice.school.teachers
+    assert not twin.learned
+    twin.net = Steady().eval().requires_grad_(False)
+    twin._fingerprint = fingerprint(twin.net)
+    first = objective.preflight(batch()).lines[0]
+    assert first.startswith(f"untrained twin of the teacher {file}: SRVGGNetCompact x2")
 
 
 class Restless(Steady):

@@ -74,6 +74,15 @@ def test_mistakes_name_file_line_and_command_line(run_file: Path, refusal: Refus
     assert len(lines) == 3
 
 
+def test_a_study_is_told_from_a_run_in_one_message(tmp_path: Path, refusal: Refusal) -> None:
+    file = tmp_path / "study.yml"
+    file.write_text("name: s\nbase: run.yml\nseeds: [0, 1]\narms: {a: {}, b: {}}\ntest: {t: {gt: bundled}}\n")
+    said = refusal(load_run_options, file)
+    assert said.startswith(f"{file}: a study (base, arms), not one run")
+    assert f"atelier experiment {file} --dry-run" in said
+    assert "\n" not in said
+
+
 def test_a_wrong_scale_is_told_once(refusal: Refusal) -> None:
     # The network takes the run's scale where its own is left out; the same mistake is not told twice.
     data = {

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from atelier.data.options import ValImagesOptions
-from atelier.errors import did_you_mean
+from atelier.errors import UserError, did_you_mean
 from atelier.metrics.options import METRICS
 from atelier.options.base import Options
 from atelier.options.messages import validate_tree
@@ -229,6 +229,11 @@ def load_study(source: str | Path | dict[str, Any] | StudyOptions) -> StudyOptio
         return source
     written = source if isinstance(source, dict) else read_option_file(source)
     tree = apply_overrides(written, [])
+    if "arms" not in tree.data and "base" not in tree.data and {"network_g", "netG"} & set(tree.data):
+        raise UserError(
+            f"{tree.name or 'the options'}: one run's options, not a study (base, arms, seeds, test); a study names "
+            "such a file as its base"
+        )
     study = validate_tree(StudyOptions, tree)
     if tree.name is None:
         return study

@@ -17,6 +17,15 @@ from atelier.losses.module import full_precision
 
 AffinityMode = Literal["window", "pooled", "full", "channel", "batch"]
 
+# What needs fewer products, by mode.
+_SMALLER: dict[AffinityMode, str] = {
+    "window": "use a smaller window or batch",
+    "pooled": "use a larger 'pooled', or mode window",
+    "full": "use mode window, or pooled",
+    "channel": "use a smaller batch, or mode window",
+    "batch": "use a smaller batch, or mode window",
+}
+
 
 @dataclass(frozen=True)
 class Affinity:
@@ -39,7 +48,8 @@ class Affinity:
         """Products for a B×C×H×W map of ``shape``; two such tensors and their difference are held at once."""
         batch, channels, height, width = shape
         if self.mode == "window":
-            return batch * -(-height // self.window) * -(-width // self.window) * self.window**4
+            side = self.side(shape)
+            return batch * -(-height // side) * -(-width // side) * side**4
         if self.mode == "channel":
             return batch * channels**2
         if self.mode == "batch":
@@ -48,14 +58,23 @@ class Affinity:
             height, width = -(-height // self.pooled), -(-width // self.pooled)
         return batch * (height * width) ** 2
 
+    def side(self, shape: tuple[int, ...]) -> int:
+        """Side of a window; one larger than the map would hold nothing but zeros beside it."""
+        return min(self.window, max(shape[2:]))
+
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises :class:`~atelier.errors.UserError` where the products would be more than ``max_elements``."""
+        """Raises :class:`~atelier.errors.UserError`: more products than ``max_elements``, or a map of one place."""
+        if self.mode == "pooled" and self.pooled >= max(shape[2:]):
+            raise UserError(
+                f"distill.terms.affinity.pooled: {self.pooled} leaves one place of a map of "
+                f"{shape[2]}×{shape[3]}, which has nothing to be compared with; use a smaller number"
+            )
         needed = self.elements(shape)
         if needed > self.max_elements:
             raise UserError(
                 f"distill.terms.affinity: mode {self.mode} on features {'×'.join(map(str, shape))} needs {needed:,} "
                 f"products ({needed * 4 / 2**30:.1f} GiB for each side), max_elements allows {self.max_elements:,}; "
-                "use mode window, or pooled with a larger 'pooled', or raise max_elements"
+                f"{_SMALLER[self.mode]}, or raise max_elements"
             )
 
 
@@ -98,7 +117,8 @@ def _products(feature: Tensor, affinity: Affinity) -> Tensor:
     if affinity.mode == "pooled":
         feature = functional.avg_pool2d(feature, affinity.pooled, ceil_mode=True)
     feature = functional.normalize(feature, dim=1)
-    tokens = _windows(feature, affinity.window) if affinity.mode == "window" else feature.flatten(2)
+    windows = affinity.mode == "window"
+    tokens = _windows(feature, affinity.side(tuple(feature.shape))) if windows else feature.flatten(2)
     return tokens.transpose(1, 2) @ tokens
 
 
@@ -115,9 +135,10 @@ def _real_elements(affinity: Affinity, shape: tuple[int, ...]) -> int:
     """Products that are not between zeros outside the map."""
     if affinity.mode != "window":
         return affinity.elements(shape)
+    side = affinity.side(shape)
 
     def squares(length: int) -> int:
-        whole, rest = divmod(length, affinity.window)
-        return whole * affinity.window**2 + rest**2
+        whole, rest = divmod(length, side)
+        return whole * side**2 + rest**2
 
     return shape[0] * squares(shape[2]) * squares(shape[3])

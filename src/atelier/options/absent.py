@@ -46,10 +46,10 @@ def _weights(options: RunOptions, start: bool) -> Iterator[tuple[str, Path]]:
         for key in keys:
             yield from ((f"path.{key}", path) for path in _paths(getattr(options.path, key)))
         projectors = getattr(objective, "pretrain_projectors", None)
-        yield from (("objective.pretrain_projectors", path) for path in _paths(projectors))
+        yield from (("distill.pretrain_projectors", path) for path in _paths(projectors))
     yield from _named_files("network_g", options.network_g)
     for number, teacher in enumerate(getattr(objective, "teacher", ())):
-        yield f"objective.teacher.{number}.weights", teacher.weights
+        yield f"distill.teacher.{number}.weights", teacher.weights
     for loss in options.train.all_losses:
         named = getattr(loss, "vgg_weights", None)
         if named is not None and named != "random":

@@ -62,6 +62,7 @@ def load_run_options(
 
 
 def _checked(written: OptionFile | dict[str, Any], overrides: Sequence[str]) -> RunOptions:
+    _refuse_study(written)
     notes: list[str] = []
     tree: OptionTree
     program = program_of(written.data if isinstance(written, OptionFile) else written)
@@ -76,6 +77,17 @@ def _checked(written: OptionFile | dict[str, Any], overrides: Sequence[str]) -> 
     options = validate_tree(RunOptions, tree)
     options._notes.extend(notes)
     return options
+
+
+def _refuse_study(written: OptionFile | dict[str, Any]) -> None:
+    """One message instead of one for each key of a file that is no run's."""
+    data = written.data if isinstance(written, OptionFile) else written
+    if "arms" in data and "base" in data:
+        name = written.name if isinstance(written, OptionFile) else "STUDY"
+        raise UserError(
+            f"{name if isinstance(written, OptionFile) else 'the options'}: a study (base, arms), not one run; "
+            f"atelier experiment {name} --dry-run checks it, without --dry-run it is run"
+        )
 
 
 def program_of(data: Mapping[str, Any]) -> str | None:

@@ -82,7 +82,8 @@ def assemble(options: DistillOptions, network: nn.Module, setting: Setting) -> A
                 "distill.pretrain_projectors: there is no feature term whose projectors could take them"
             )
         file = read_weights(options.pretrain_projectors)
-        load_projectors(apprentice.projectors, file.state, str(options.pretrain_projectors))
+        source = f"distill.pretrain_projectors: {options.pretrain_projectors}"
+        load_projectors(apprentice.projectors, file.state, source)
     return apprentice
 
 

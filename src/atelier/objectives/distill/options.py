@@ -178,9 +178,8 @@ class DistillOptions(ObjectiveOptions):
         for name in self.random_teacher:
             if name not in known:
                 here = ", ".join(known) or "none"
-                raise ValueError(
-                    f"random_teacher names '{name}'{did_you_mean(name, known)}; terms here: {here}"
-                )
+                hint = "; start: teacher would begin so" if name == "start" else did_you_mean(name, known)
+                raise ValueError(f"random_teacher names '{name}'{hint}; terms here: {here}")
         if self.combine == "separate" and len(self.teacher) > 1 and self.terms.response is None:
             raise ValueError("combine separate gives each teacher a response term; terms.response is missing")
         return self

@@ -30,6 +30,7 @@ class TermCheck:
         name: of the term.
         raw, weighted: its value; weighted at its full weight, whenever that comes.
         loss_share: weighted over the whole.
+        value_ratio: weighted over the pixel losses.
         gradient_ratio: norm of its weighted gradient on the student over the pixel losses'.
         projector: norm of its gradient on its own parameters; None where it has none.
     """
@@ -38,6 +39,7 @@ class TermCheck:
     raw: float
     weighted: float
     loss_share: float
+    value_ratio: float
     gradient_ratio: float
     projector: float | None
 
@@ -80,7 +82,7 @@ def preflight(objective: DistillObjective, batch: TrainingBatch) -> Findings:
         teacher.verify()
     lines.append(f"pixel losses {pixel:.3e} on the first batch")
     lines += [_line(check) for check in checks]
-    return Findings(tuple(lines), tuple(_warnings(checks)))
+    return Findings(tuple(lines), tuple(warnings_of(checks)))
 
 
 def _one_pass(batch: TrainingBatch, count: int) -> TrainingBatch:
@@ -123,10 +125,10 @@ def _look_at(teacher: Teacher, batch: TrainingBatch, *, idle: bool = False) -> s
 
 def _named(teacher: Teacher) -> str:
     count = sum(parameter.numel() for parameter in teacher.net.parameters())
-    return (
-        f"teacher: {teacher.facts.architecture} x{teacher.facts.scale}, {count:,} parameters, "
-        f"{teacher.options.weights} (sha256 {teacher.digest[:12]})"
-    )
+    facts = f"{teacher.facts.architecture} x{teacher.facts.scale}, {count:,} parameters"
+    if not teacher.learned:
+        return f"untrained twin of the teacher {teacher.options.weights}: {facts}, drawn from the run's seed"
+    return f"teacher: {facts}, {teacher.options.weights} (sha256 {teacher.digest[:12]})"
 
 
 def _terms(
@@ -152,12 +154,21 @@ def _terms(
             raise UserError(f"distill.terms.{name}: it does not move its projectors")
         weight = _full_weight(objective, name, norm, moved, float(pixel.detach()), value)
         measured.append((name, value, weight, moved, projector))
-    total = float(pixel.detach()) + sum(weight * value for _, value, weight, _, _ in measured)
+    base = float(pixel.detach())
+    total = base + sum(weight * value for _, value, weight, _, _ in measured)
     checks = [
-        TermCheck(name, value, weight * value, weight * value / total, weight * moved / norm, projector)
+        TermCheck(
+            name=name,
+            raw=value,
+            weighted=weight * value,
+            loss_share=weight * value / total,
+            value_ratio=weight * value / base,
+            gradient_ratio=weight * moved / norm,
+            projector=projector,
+        )
         for name, value, weight, moved, projector in measured
     ]
-    return float(pixel.detach()), checks
+    return base, checks
 
 
 def _norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
@@ -188,13 +199,15 @@ def _line(check: TermCheck) -> str:
     )
 
 
-def _warnings(checks: Sequence[TermCheck]) -> list[str]:
+def warnings_of(checks: Sequence[TermCheck]) -> list[str]:
+    """Terms that drown the pixel losses, in value or in gradient, and those that do next to nothing."""
     found = []
     for check in checks:
-        if check.gradient_ratio > _LOUD:
+        if max(check.gradient_ratio, check.value_ratio) > _LOUD:
             found.append(
-                f"distill.terms.{check.name}: its gradient is {check.gradient_ratio:.0f} times the pixel losses'; "
-                "lower its weight, or use weight: {grad_ratio: 0.5}"
+                f"distill.terms.{check.name}: its value is {check.value_ratio:.2g} times, its gradient on the student "
+                f"{check.gradient_ratio:.2g} times the pixel losses'; lower its weight, or use weight: "
+                "{grad_ratio: 0.5}"
             )
         elif check.gradient_ratio < _SILENT:
             found.append(

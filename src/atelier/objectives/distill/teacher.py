@@ -34,6 +34,7 @@ class Teacher:
         device: where the run computes.
         digest: names its weights (the file's SHA-256).
         title: for messages: ``distill.teacher[0]``.
+        learned: False for an untrained twin.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class Teacher:
         device: torch.device,
         digest: str,
         title: str,
+        *,
+        learned: bool = True,
     ) -> None:
+        self.learned = learned
         self.net = net.to(device).requires_grad_(False).eval()
         self.facts, self.options, self.digest, self.title = facts, options, digest, title
         self.device = device
@@ -145,7 +149,10 @@ def read_teacher(options: TeacherOptions, setting: Setting, place: int) -> Teach
     """
     title = f"distill.teacher[{place}]"
     _require_file(options, place)
-    loaded = load_network(options.weights, param_key=options.param_key)
+    try:
+        loaded = load_network(options.weights, param_key=options.param_key)
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from None
     facts = loaded.facts
     _require_same_task(
         options, setting, place, facts.architecture, facts.scale, (facts.in_channels, facts.out_channels)
@@ -160,8 +167,9 @@ def read_teacher(options: TeacherOptions, setting: Setting, place: int) -> Teach
 
 def _require_file(options: TeacherOptions, place: int) -> None:
     if not options.weights.is_file():
+        what = "is a folder" if options.weights.is_dir() else "does not exist"
         raise UserError(
-            f"distill.teacher[{place}].weights: {options.weights} does not exist; "
+            f"distill.teacher[{place}].weights: {options.weights} {what}; "
             f"distill.teacher.{place}.weights=FILE names the teacher"
         )
 
@@ -211,7 +219,7 @@ def random_twin(teacher: Teacher, options: TeacherOptions, setting: Setting, pla
     net = load_network(options.weights, param_key=options.param_key).net
     _draw_anew(net, setting.seed, place)
     digest = hashlib.sha256(f"random/{teacher.digest}/{setting.seed}".encode()).hexdigest()
-    return Teacher(net, teacher.facts, options, setting.device, digest, title)
+    return Teacher(net, teacher.facts, options, setting.device, digest, title, learned=False)
 
 
 def _draw_anew(net: nn.Module, seed: int, place: int) -> None:
