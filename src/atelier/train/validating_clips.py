@@ -184,6 +184,25 @@ def measure_clip(
     metrics: Mapping[str, MetricLike],
     device: torch.device | str = "cpu",
 ) -> tuple[dict[str, dict[str, float]], dict[str, Pixels]]:
+    """row -> measure -> value, :data:`~atelier.evaluate.films.TRUTH` last; and each row's last frame, uint8.
+
+    Arguments as of :func:`film_meters`.
+    """
+    meters, last = film_meters(system, batch, modes, metrics, device)
+    rows = {row: meter.values() for row, meter in meters.items()}
+    truth = rows[TRUTH]
+    return {
+        row: values if row == TRUTH else beside_truth(values, truth) for row, values in rows.items()
+    }, last
+
+
+def film_meters(
+    system: FusionSystem,
+    batch: ClipBatch,
+    modes: tuple[str, ...],
+    metrics: Mapping[str, MetricLike],
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, FilmMeter], dict[str, Pixels]]:
     """Colour a clip in every mode and measure it; frames are coloured one by one, as in a film.
 
     Args:
@@ -194,16 +213,17 @@ def measure_clip(
         device: where the system is.
 
     Returns:
-        row -> measure -> value, :data:`~atelier.evaluate.films.TRUTH` last; and each row's last frame, uint8.
+        By row, :data:`~atelier.evaluate.films.TRUTH` last, the meter that saw it; and its last frame, uint8.
     """
     motion = list(_motion(batch))
     given = torch.equal(batch.reference[:, 0], batch.lab[:, 0])
     true_frames = [_picture(frame) for frame in batch.lab[0].unsqueeze(1)]
     moved = _with_flow(system, batch.to(device))
     films = {mode: _coloured(system, moved, mode) for mode in modes}
-    rows, last = {}, {}
+    meters: dict[str, FilmMeter] = {}
+    last: dict[str, Pixels] = {}
     for row, frames in {**films, TRUTH: iter(batch.ab[0].unsqueeze(1))}.items():
-        meter = FilmMeter(metrics, truth=row == TRUTH)
+        meter = meters[row] = FilmMeter(metrics, truth=row == TRUTH)
         for t, ab in enumerate(frames):
             picture = true_frames[t] if row == TRUTH else _picture(torch.cat([batch.L[:, t], ab], dim=1))
             meter.add(
@@ -214,10 +234,7 @@ def measure_clip(
                 counts=t > 0 or not given,
             )
             last[row] = picture
-        rows[row] = meter.values()
-    return {
-        row: values if row == TRUTH else beside_truth(values, rows[TRUTH]) for row, values in rows.items()
-    }, last
+    return meters, last
 
 
 @torch.no_grad()
