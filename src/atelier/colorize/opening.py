@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 #: Told where nothing that was trained is in use.
 UNTRAINED = (
-    "no trained weights are in use: flow and matching follow lightness alone, so references must show the same scene; "
-    "`atelier train -opt options/colorize/tiny.yml` trains small networks in about a minute, then give -m NET_G.pth "
-    "(docs/colorize.md)"
+    "no trained weights are in use: flow and matching follow lightness alone, so references must show the same scene "
+    "(docs/colorize.md); `atelier train -opt options/colorize/tiny.yml` trains small networks in about a minute, then "
+    "give -m experiments/colorize_tiny/models/net_g_best.pth"
 )
 
 

@@ -22,7 +22,7 @@ from atelier.colorize.state import SequenceState
 from atelier.colorize.working import WorkingSize, enlarge, join
 from atelier.errors import UserError
 from atelier.files import sha256_of
-from atelier.images.video import VideoFrame, open_video
+from atelier.images.video import FrameSource, VideoFrame, open_video
 from atelier.images.video_encode import Encoding
 from atelier.images.video_film import FilmReport, transform_film
 from atelier.images.video_targets import open_target
@@ -72,7 +72,7 @@ class _State:
 
 def colorize_film(
     opened: OpenedSystem,
-    source_name: str,
+    film: str | FrameSource,
     target_name: str,
     references: Sequence[ReferenceFile],
     options: ColorizeOptions,
@@ -89,7 +89,7 @@ def colorize_film(
 
     Args:
         opened: from :func:`atelier.colorize.opening.open_system`, on ``device``.
-        source_name: a film, a folder of frames, a pattern, or ``-``.
+        film: a film's name, a folder of frames, a pattern, ``-``; or an opened source, which is closed at the end.
         target_name: a film, ``DIR/``, a pattern, or ``-``.
         tell: takes lines for people as things happen: sizes, scenes, warnings.
         quiet: show no progress.
@@ -99,7 +99,10 @@ def colorize_film(
     """
     device = torch.device(device)
     rule = scene_rule(options.scene_cut)
-    source = open_video(source_name, rate=options.rate, allow_damaged=options.allow_damaged)
+    if isinstance(film, str):
+        source = open_video(film, rate=options.rate, allow_damaged=options.allow_damaged)
+    else:
+        source = film
     bank = None
     try:
         facts = source.facts
@@ -138,7 +141,7 @@ def colorize_film(
         before = (state.sequence.lightness, state.small) if target.frames_done else (None, None)
         ahead = Ahead(source, opened.system.flow, size, rule, options, device, busy, named, before)
         try:
-            film = transform_film(
+            streamed = transform_film(
                 ahead,
                 target,
                 lambda frame, at: colourist.colour(frame, ahead.take(frame.index), at),
@@ -149,7 +152,7 @@ def colorize_film(
             )
         finally:
             ahead.stop()
-        report = colourist.report(film, source_name, target_name)
+        report = colourist.report(streamed, source.facts.name, target_name)
         report.notes = [*bank.notes, *report.notes]
         damaged = getattr(source, "damaged", ())
         if damaged:
