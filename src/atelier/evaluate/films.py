@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from atelier.evaluate.results import Described, MetricLike, Pixels, ValidationResult, decimals
 from atelier.metrics.cdc import cdc, colour_histogram
-from atelier.metrics.colour_difference import ab_psnr, ciede2000
+from atelier.metrics.colour_difference import ab_psnr, ciede2000, colour_differences
 from atelier.metrics.colourfulness import colourfulness
 from atelier.metrics.warp_error import WarpError
 
@@ -32,6 +32,8 @@ class FilmMeasure:
 #: What is measured beside the metrics of single pictures; colourfulness and CDC mean something only beside the truth's.
 MEASURES: Mapping[str, FilmMeasure] = {
     "ab_psnr": FilmMeasure("PSNR-ab (peak 255)", True),
+    "ab_ssim": FilmMeasure("SSIM-ab (mean of both planes)", True),
+    "delta_ab": FilmMeasure("mean |Δab| (Lab units)", False),
     "ciede2000": FilmMeasure("CIEDE2000", False),
     "colourfulness": FilmMeasure("colourfulness (Hasler-Süsstrunk)", True),
     "colourfulness_share": FilmMeasure("colourfulness, share of the truth's", True),
@@ -47,11 +49,14 @@ class FilmMeter:
     Args:
         metrics: metrics of single pictures, of which the mean over frames is taken.
         truth: the row is the true film itself: only what needs no comparison is measured.
+        thorough: measure every difference of colour; else PSNR-ab and CIEDE2000.
     """
 
-    def __init__(self, metrics: Mapping[str, MetricLike], *, truth: bool = False) -> None:
+    def __init__(
+        self, metrics: Mapping[str, MetricLike], *, truth: bool = False, thorough: bool = False
+    ) -> None:
         self._metrics = {} if truth else dict(metrics)
-        self._truth = truth
+        self._truth, self._thorough = truth, thorough
         self._sums: dict[str, list[float]] = {}
         self._histograms: list[Pixels] = []
         self._warp, self._pairs = WarpError(), 0
@@ -83,12 +88,18 @@ class FilmMeter:
         if not counts:
             return
         values = {name: float(metric(rgb, gt)) for name, metric in self._metrics.items()}
-        if not self._truth:
+        if self._thorough and not self._truth:
+            values |= colour_differences(rgb, gt)
+        elif not self._truth:
             values |= {"ab_psnr": ab_psnr(rgb, gt), "ciede2000": ciede2000(rgb, gt)}
         values["colourfulness"] = colourfulness(rgb)
         for name, value in values.items():
             self._sums.setdefault(name, []).append(value)
         self._histograms.append(colour_histogram(rgb))
+
+    def by_frame(self) -> list[dict[str, float]]:
+        """The values of each frame that counted, as far as single frames have any."""
+        return [dict(zip(self._sums, each, strict=True)) for each in zip(*self._sums.values(), strict=True)]
 
     def values(self) -> dict[str, float]:
         """Means over frames; not-a-number where the film is too short for a measure."""

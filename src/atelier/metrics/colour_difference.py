@@ -20,16 +20,9 @@ def ab_psnr(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
     Raises:
         UserError: they do not fit together, or are not RGB.
     """
-    import numpy as np
-
     from atelier.metrics.lab import lab_pair
-    from atelier.metrics.psnr import psnr
 
-    # Side by side the two planes are one grey picture, whose mean squared error is theirs.
-    first, second = (
-        np.concatenate([_on_one(lab, 1), _on_one(lab, 2)], axis=1) for lab in lab_pair(restored, gt)
-    )
-    return psnr(first, second)
+    return _ab_psnr(*lab_pair(restored, gt))
 
 
 def ab_ssim(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
@@ -39,18 +32,15 @@ def ab_ssim(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
         UserError: also where a side is below 11.
     """
     from atelier.metrics.lab import lab_pair
-    from atelier.metrics.ssim import ssim
 
-    first, second = lab_pair(restored, gt)
-    return (ssim(_on_one(first, 1), _on_one(second, 1)) + ssim(_on_one(first, 2), _on_one(second, 2))) / 2
+    return _ab_ssim(*lab_pair(restored, gt))
 
 
 def delta_ab(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
     """Mean absolute difference of a and b in Lab units, over both planes; arguments and errors as :func:`ab_psnr`."""
     from atelier.metrics.lab import lab_pair
 
-    first, second = lab_pair(restored, gt)
-    return float(abs(first[..., 1:] - second[..., 1:]).mean())
+    return _delta_ab(*lab_pair(restored, gt))
 
 
 def ciede2000(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
@@ -61,6 +51,39 @@ def ciede2000(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
     from atelier.metrics.lab import lab_pair
 
     return float(ciede2000_map(*lab_pair(restored, gt)).mean())
+
+
+def colour_differences(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> dict[str, float]:
+    """``ab_psnr``, ``ab_ssim``, ``delta_ab`` and ``ciede2000`` at once: both pictures become LAB a single time."""
+    from atelier.metrics.lab import lab_pair
+
+    pair = lab_pair(restored, gt)
+    return {
+        "ab_psnr": _ab_psnr(*pair),
+        "ab_ssim": _ab_ssim(*pair),
+        "delta_ab": _delta_ab(*pair),
+        "ciede2000": float(ciede2000_map(*pair).mean()),
+    }
+
+
+def _ab_psnr(first: Planes, second: Planes) -> float:
+    import numpy as np
+
+    from atelier.metrics.psnr import psnr
+
+    # Side by side the two planes are one grey picture, whose mean squared error is theirs.
+    both = (np.concatenate([_on_one(lab, 1), _on_one(lab, 2)], axis=1) for lab in (first, second))
+    return psnr(*both)
+
+
+def _ab_ssim(first: Planes, second: Planes) -> float:
+    from atelier.metrics.ssim import ssim
+
+    return (ssim(_on_one(first, 1), _on_one(second, 1)) + ssim(_on_one(first, 2), _on_one(second, 2))) / 2
+
+
+def _delta_ab(first: Planes, second: Planes) -> float:
+    return float(abs(first[..., 1:] - second[..., 1:]).mean())
 
 
 def ciede2000_map(first: Planes, second: Planes) -> Planes:

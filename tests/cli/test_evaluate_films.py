@@ -1,0 +1,176 @@
+"""``atelier evaluate --task colorize``: the system's modes or finished results, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atelier.cli.evaluate_films import films_below
+from atelier.cli.main import main
+from atelier.colorize.modes import colour_in_modes
+from atelier.colorize.reference_files import ReferenceFile
+from atelier.errors import UserError
+from atelier.images.files import read_image, write_image
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four frames of a photograph, moving by two pixels a frame."""
+    from atelier.data.bundled import bundled_path
+
+    folder = tmp_path_factory.mktemp("films")
+    picture = read_image(bundled_path("chelsea")).pixels
+    for frame in range(4):
+        part = picture[60 : 60 + 96, 100 + 2 * frame : 100 + 2 * frame + 128]
+        write_image(folder / "cat" / f"{frame:03d}.png", np.ascontiguousarray(part))
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--task", "colorize", *words])
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_a_colorizer_without_weights_is_measured(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, text, _ = run(capsys, "--gt", str(films), "--short-side", "64", "-o", str(out))
+    assert code == 0
+    rows = ["grey", "exemplar", "flow", "average", "fused", "ground truth"]
+    assert [line.split("  ")[0] for line in text.splitlines() if line.split("  ")[0] in rows] == rows
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert list(stored["mean"]) == rows
+    assert stored["films"]["cat"]["counted"] == [1, 2, 3]
+    mean = stored["mean"]
+    assert mean["average"]["psnr"] == mean["fused"]["psnr"] > mean["grey"]["psnr"] + 3
+    assert mean["grey"]["colourfulness"] < 0.5
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_what_is_measured_is_what_colorize_writes(films: Path, tmp_path: Path) -> None:
+    from atelier.colorize.coloured import ColorizeOptions
+    from atelier.colorize.opening import WeightFiles, open_system
+    from atelier.colorize.runner import colorize_film
+
+    opened = open_system(WeightFiles())
+    paths = sorted((films / "cat").iterdir())
+    references = [ReferenceFile(paths[0])]
+    frames = [read_image(path).pixels for path in paths]
+    modes = list(colour_in_modes(opened.system, frames, references, ("fused", "exemplar"), short_side=64))
+    for mode in ("fused", "exemplar"):
+        options = ColorizeOptions(mode=mode, short_side=64, scene_cut="off")
+        target = tmp_path / mode
+        colorize_film(opened, str(films / "cat"), f"{target}/%06d.png", references, options, quiet=True)
+        written = [read_image(path).pixels for path in sorted(target.glob("*.png"))]
+        assert len(written) == len(modes) == 4
+        for ours, theirs in zip(modes, written, strict=True):
+            assert np.array_equal(ours.pictures[mode], theirs)
+
+
+def test_the_true_colours_are_never_seen(films: Path) -> None:
+    """Frames of the same lightness and other colours give the same pictures."""
+    from atelier.colorize.opening import WeightFiles, open_system
+    from atelier.colorize.working import join, lightness
+
+    system = open_system(WeightFiles()).system
+    paths = sorted((films / "cat").iterdir())
+    frames = [read_image(path).pixels for path in paths]
+    blank = []
+    for frame in frames:
+        import torch
+
+        whole = lightness(frame)
+        blank.append(join(whole, torch.zeros(1, 2, *whole.shape[-2:]), np.uint8)[0])
+    reference = [ReferenceFile(paths[0])]
+    seen, unseen = (
+        list(colour_in_modes(system, each, reference, ("fused",), short_side=64)) for each in (frames, blank)
+    )
+    for a, b in zip(seen, unseen, strict=True):
+        # Rounding to 8 bit moves lightness by less than one level.
+        assert np.abs(a.pictures["fused"].astype(int) - b.pictures["fused"]).max() <= 12
+        assert np.abs(a.pictures["fused"].astype(int) - b.pictures["fused"]).mean() < 0.5
+
+
+def test_an_anchor_gives_its_frame_and_does_not_count(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pinned = f"{films / 'cat' / '002.png'}@2"
+    words = ["--gt", str(films / "cat"), "--short-side", "64", "-o", str(tmp_path / "o")]
+    assert run(capsys, *words, "--reference", str(films / "cat" / "000.png"), "--reference", pinned)[0] == 0
+    stored = json.loads((tmp_path / "o" / "evaluation.json").read_text())
+    assert stored["films"]["cat"]["counted"] == [0, 1, 3]
+    code, _, told = run(capsys, *words, "--reference", f"{films / 'cat' / '002.png'}@9")
+    assert (code, "names frame 9, but the film has 4 frames" in told) == (2, True)
+
+
+def test_finished_results_are_compared(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made" / "cat"
+    for path in (films / "cat").iterdir():
+        pixels = read_image(path).pixels
+        write_image(made / path.name, (pixels // 2 + 64).astype(np.uint8))
+    out = tmp_path / "out"
+    code, _, _ = run(
+        capsys, "--gt", str(films), "--result", str(tmp_path / "made"), "--result", str(films), "-o", str(out)
+    )
+    assert code == 0
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert list(stored["mean"]) == ["grey", "made", films.name, "ground truth"]
+    assert stored["mean"][films.name]["delta_ab"] == 0
+    assert stored["mean"]["made"]["colourfulness_share"] == pytest.approx(0.5, abs=0.05)
+    assert stored["films"]["cat"]["counted"] == [0, 1, 2, 3]
+    (made / "003.png").unlink()
+    code, _, told = run(capsys, "--gt", str(films), "--result", str(tmp_path / "made"))
+    assert (code, "has 3 frames" in told) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gt", "nowhere"], "--gt: nowhere does not exist"),
+        (["--gt", "{films}", "--result", "{empty}"], "holds no frames"),
+        (["--gt", "{films}", "--result", "{films}", "--reference", "a.png"], "leave the model"),
+        (["--gt", "{films}", "--lq", "x"], "--lq is for pictures"),
+        (["--gt", "{films}", "--first-frame", "anker"], "allowed are exemplar and anchor"),
+        (["--gt", "{films}", "-m", "gone.pth"], "gone.pth does not exist"),
+        (["--gt", "{films}", "--short-side", "50"], "multiple of 32"),
+    ],
+)
+def test_mistakes_are_one_message(
+    words: list[str], message: str, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [word.format(films=films, empty=tmp_path) for word in words]
+    code, _, told = run(capsys, *filled)
+    assert code == 2
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_options_of_films_need_the_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, message in (
+        (["--gt", str(tmp_path), "--reference", "a"], "--reference is for --task colorize"),
+        (["--gt", str(tmp_path)], "-m names the model"),
+        (["--gt", str(tmp_path), "--task", "colorise"], "did you mean 'colorize'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", *words])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_films_are_found_by_name(films: Path, tmp_path: Path) -> None:
+    assert films_below(films, "--gt") == {"cat": films / "cat"}
+    assert films_below(films / "cat", "--gt") == {"cat": films / "cat"}
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "notes.txt").touch()
+    assert films_below(tmp_path, "--gt") == {"a": tmp_path / "a.mp4"}
+    write_image(tmp_path / "a" / "0.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="both a film called 'a'"):
+        films_below(tmp_path, "--gt")
