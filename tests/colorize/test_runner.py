@@ -21,6 +21,7 @@ from atelier.colorize.reference_files import find_references
 from atelier.colorize.runner import colorize_film
 from atelier.errors import UserError
 from atelier.images.files import read_image
+from colorize.films import CountingFlow
 from colorize.grey_films import clip, film, folder, grey, picture
 from films import moments, packets_of
 
@@ -437,3 +438,67 @@ def test_the_summary_of_equal_runs_is_equal(place: Path, tmp_path: Path, opened:
         whole = b"".join(path.read_bytes() for path in sorted((tmp_path / name).glob("*.png")))
         digests.append(hashlib.sha256(whole).hexdigest())
     assert digests[0] == digests[1]
+
+
+def assembled(**parts: Any) -> Any:
+    from atelier.colorize import FusionSystem
+    from atelier.colorize.opening import OpenedSystem
+
+    system = FusionSystem(**{"exemplar": "tiny", **parts}).eval().requires_grad_(False)
+    return OpenedSystem(system, {}, (), "made here")
+
+
+def test_what_the_flow_remembers_survives_a_stop(place: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """A source of flow with a memory is asked in order, not ahead, and its memory is in the saved state."""
+    references = [f"{place}/cat.png"]
+    steady = CountingFlow()
+    whole, _ = colour(assembled(flow=steady), place / "both", f"{tmp_path}/whole/", references, segment=3)
+    assert whole.film.frames == 13 and len(steady.shown) == 11
+    monkeypatch.setattr(runner, "join", _broken_after(7))
+    with pytest.raises(UserError, match="broken"):
+        colour(assembled(flow=CountingFlow()), place / "both", f"{tmp_path}/out/", references, segment=3)
+    monkeypatch.undo()
+    again = CountingFlow()
+    report, _ = colour(assembled(flow=again), place / "both", f"{tmp_path}/out/", references, segment=3)
+    assert report.film.resumed == 6
+    assert [shown["pairs"] for shown in steady.shown] == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4]
+    assert [shown["pairs"] for shown in again.shown] == [5, 0, 1, 2, 3, 4]
+    for one, other in zip(pixels(tmp_path / "whole"), pixels(tmp_path / "out"), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_published_head_is_fed_what_it_made(place: Path, tmp_path: Path) -> None:
+    from atelier.colorize.matcher_tiny import TinyMatcher
+
+    class Head(TinyMatcher):
+        colornet = torch.nn.Identity()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.previous: list[Any] = []
+
+        def refine(self, lightness: Any, ab: Any, similarity: Any, previous: Any) -> Any:
+            self.previous.append(None if previous is None else previous[:, 1:].mean().item())
+            return torch.full_like(ab, 0.1 * len(self.previous))
+
+    head = Head()
+    colour(
+        assembled(flow="dis", exemplar=head),
+        place / "second",
+        f"{tmp_path}/out/",
+        [f"{place}/woman.png"],
+        mode="exemplar",
+        exemplar_head="colornet",
+    )
+    assert head.previous[0] is None
+    assert head.previous[1:] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    with pytest.raises(UserError, match=r"needs SwinTExCo's colornet\.pth"):
+        colour(
+            assembled(flow="dis"),
+            place / "second",
+            f"{tmp_path}/none/",
+            [f"{place}/woman.png"],
+            mode="exemplar",
+            exemplar_head="colornet",
+        )
+    assert not (tmp_path / "none").exists()
