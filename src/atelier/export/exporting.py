@@ -60,19 +60,7 @@ def export_model(
         UserError: what was given cannot be used. Nothing is under the final names then, or what was there before.
         RunStopped: the exported file is not the same network, or not finite. Likewise.
     """
-    if is_exported(source):
-        raise UserError(f"{source} is an exported model; export the weight file that it came from")
-    if not source.is_file():
-        raise UserError(
-            f"model file {source} does not exist" if not source.exists() else f"{source} is no file"
-        )
-    kind.require_packages()
-    files = [output.with_suffix(suffix) for suffix in kind.suffixes]
-    for path in files:
-        if path.exists() and path.samefile(source):
-            raise UserError(f"-o {output} would write over the model {source}")
-    require_writable(output)
-    loaded = load_network(source, param_key=param_key)
+    loaded = open_source(source, output, kind, param_key)
     facts = loaded.facts
     check_precision(precision, facts)
     inputs = read_pictures(pictures, facts.in_channels)
@@ -82,8 +70,8 @@ def export_model(
     wanted = precision == "fp16" or (kind.may_halve and facts.supports_half)
     half = copy.deepcopy(loaded.net).half() if wanted else None
     traced = _trace(half if half is not None and kind.half_graph else loaded.net, loaded)
-    metadata = _metadata(source, loaded, traced, kind, precision)
-    finals = [*files, facts_path(output)]
+    metadata = metadata_of(source, loaded, traced, kind, precision)
+    finals = [*(output.with_suffix(suffix) for suffix in kind.suffixes), facts_path(output)]
     with atomic_files(finals) as written:
         kind.write(traced, written[0], metadata, precision)
         # Formats that cannot carry text are opened with the facts beside them.
@@ -108,6 +96,27 @@ def export_model(
     return Exported(tuple(finals), proof)
 
 
+def open_source(source: Path, output: Path, kind: ExportFormat, param_key: str | None) -> LoadedNetwork:
+    """The network to export, after a look at whether ``output`` can be written and packages are there.
+
+    Raises:
+        UserError: one of these, or the weight file cannot be used.
+    """
+    if is_exported(source):
+        raise UserError(f"{source} is an exported model; export the weight file that it came from")
+    if not source.is_file():
+        raise UserError(
+            f"model file {source} does not exist" if not source.exists() else f"{source} is no file"
+        )
+    kind.require_packages()
+    files = [output.with_suffix(suffix) for suffix in kind.suffixes]
+    for path in files:
+        if path.exists() and path.samefile(source):
+            raise UserError(f"-o {output} would write over the model {source}")
+    require_writable(output)
+    return load_network(source, param_key=param_key)
+
+
 def _trace(net: nn.Module, loaded: LoadedNetwork) -> Traced:
     facts = loaded.facts
     halved = next((each.dtype for each in net.parameters()), torch.float32) == torch.float16
@@ -124,13 +133,13 @@ def _half_network(half: nn.Module | None) -> Network | None:
     return None if half is None else Door(half, True).eval()
 
 
-def _metadata(
+def metadata_of(
     source: Path, loaded: LoadedNetwork, traced: Traced, kind: ExportFormat, precision: Precision
 ) -> dict[str, Any]:
     """What :class:`atelier.restore.exported.ExportedFacts` reads, and where the file came from."""
     facts = loaded.facts
     module = traced.program.module()
-    probe = torch.zeros(1, facts.in_channels, _PROBE, _PROBE)
+    probe = traced.example if traced.fixed else torch.zeros(1, facts.in_channels, _PROBE, _PROBE)
     try:
         with torch.no_grad():
             cost = measure_cost(module, module, probe, ())

@@ -24,32 +24,50 @@ if TYPE_CHECKING:
 
 
 class OnnxFormat(ExportFormat):
-    """``opset``: version of the operator set, from 18 (older runtimes) to 23."""
+    """``opset``: version of the operator set, from 18 (older runtimes) to 23.
+
+    ``concat_skip``: a nearest-neighbour skip as repeated channels before DepthToSpace, see :mod:`atelier.export.skip`.
+    """
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 
     type: Literal["onnx"] = "onnx"
     opset: int = Field(18, ge=18, le=23)
+    concat_skip: bool = False
 
     def write(self, traced: Traced, main: Path, metadata: Mapping[str, Any], precision: Precision) -> None:
         """One file, weights inside, metadata under ``metadata_props``."""
-        import onnx
+        save_onnx(self.graph(traced), main, metadata)
 
-        from atelier.restore.exported import METADATA_KEY
+    def graph(self, traced: Traced) -> onnx.ModelProto:
+        """The program as ONNX with these options."""
+        from atelier.export.skip import concat_nearest_skip
 
         model = to_onnx(traced, self.opset)
-        model.producer_name, model.producer_version = "atelier", metadata["versions"]["atelier"]
-        entry = model.metadata_props.add()
-        entry.key, entry.value = METADATA_KEY, json.dumps(metadata)
-        try:
-            onnx.save_model(model, str(main))
-        except ValueError as error:  # protobuf allows 2 GiB a file
-            raise UserError(f"{main.name}: too large for one ONNX file ({error})") from None
+        if self.concat_skip:
+            concat_nearest_skip(model)
+        return model
 
     def facts(self) -> dict[str, Any]:
         """``opset``."""
         return {"opset": self.opset}
+
+
+def save_onnx(model: onnx.ModelProto, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``model`` with ``metadata`` inside; the model given stays as it is but for that."""
+    import onnx
+
+    from atelier.restore.exported import METADATA_KEY
+
+    model.producer_name, model.producer_version = "atelier", metadata["versions"]["atelier"]
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(metadata)
+    try:
+        onnx.save_model(model, str(path))
+    except ValueError as error:  # protobuf allows 2 GiB a file
+        raise UserError(f"{path.name}: too large for one ONNX file ({error})") from None
 
 
 def to_onnx(traced: Traced, opset: int) -> onnx.ModelProto:
@@ -73,7 +91,7 @@ def to_onnx(traced: Traced, opset: int) -> onnx.ModelProto:
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=(AXES,),
+                dynamic_shapes=None if traced.fixed else (AXES,),
                 custom_translation_table=_translations(),
                 verbose=False,
             )
@@ -103,6 +121,10 @@ def _trim_slopes(model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in slopes and len(tensor.dims) == 4 and tensor.dims[0] == 1:
             del tensor.dims[0]
+    # The exporter has written down the shapes of constants too; those of slopes would now contradict them.
+    kept = [each for each in model.graph.value_info if each.name not in slopes]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

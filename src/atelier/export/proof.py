@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -37,9 +37,11 @@ class Tolerance:
     psnr: float
 
 
-TOLERANCES: Final[dict[Precision, Tolerance]] = {
+TOLERANCES: Final[dict[str, Tolerance]] = {
     "fp32": Tolerance(largest=1e-4, psnr=90.0),
     "fp16": Tolerance(largest=2e-2, psnr=60.0),
+    # What int8 may lose is for the user to judge; this only rules out that it is another network.
+    "int8": Tolerance(largest=1.0, psnr=20.0),
 }
 
 
@@ -73,7 +75,7 @@ class Proof:
     """
 
     runtime: str
-    precision: Precision
+    precision: str
     tolerance: Tolerance
     runs: tuple[Run, ...]
     half_arithmetic: Run | None = None
@@ -121,14 +123,16 @@ def read_pictures(paths: Sequence[Path], channels: int) -> list[tuple[str, Tenso
         raise UserError(
             f"the network takes {channels} channels; pictures for the proof have 1 (grey) or 3 (RGB)"
         )
-    pictures = []
-    for path in paths[:NEEDED]:
-        tensor = to_tensor(read_image(path).pixels)
-        colour = tensor[: 1 if tensor.shape[0] < 3 else 3]
-        if channels == 1 and colour.shape[0] == 3:
-            colour = rgb_to_y(colour[None])[0]
-        pictures.append((path.name, colour.expand(channels, -1, -1).contiguous()))
-    return pictures
+    return [(path.name, read_picture(path, channels)) for path in paths[:NEEDED]]
+
+
+def read_picture(path: Path, channels: int) -> Tensor:
+    """[C, H, W] float32 in [0, 1] of a file in ``channels`` (1 or 3), without alpha."""
+    tensor = to_tensor(read_image(path).pixels)
+    colour = tensor[: 1 if tensor.shape[0] < 3 else 3]
+    if channels == 1 and colour.shape[0] == 3:
+        colour = rgb_to_y(colour[None])[0]
+    return colour.expand(channels, -1, -1).contiguous()
 
 
 def prove(
@@ -137,7 +141,7 @@ def prove(
     pictures: Sequence[tuple[str, Tensor]],
     *,
     runtime: str,
-    precision: Precision,
+    precision: Precision | Literal["int8"],
     half: Network | None = None,
     half_runtime: Network | None = None,
     sizes: Sequence[tuple[int, int]] = SIZES,
@@ -166,7 +170,7 @@ def prove(
             for batch in BATCHES:
                 chosen = [pictures[(turn + place) % len(pictures)] for place in range(batch)]
                 turn += batch
-                x = torch.stack([_cut(picture, size) for _, picture in chosen])
+                x = torch.stack([cut(picture, size) for _, picture in chosen])
                 names = tuple(name for name, _ in chosen)
                 expected = _finite(reference(x), "PyTorch fp32")
                 runs.append(_compared(exported(x), expected, size, names, runtime))
@@ -202,7 +206,7 @@ def prove(
     return proof
 
 
-def _cut(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def cut(picture: Tensor, size: tuple[int, int]) -> Tensor:
     """The middle of ``picture`` [C, H, W]; one that is too small is enlarged first."""
     height, width = size
     factor = max(height / picture.shape[1], width / picture.shape[2])

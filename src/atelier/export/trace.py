@@ -43,30 +43,41 @@ class Traced:
         program: of :class:`Door`, input ``data``.
         example: the input it was traced with; no value of it is in the program.
         least_size: the smallest height and width that the program takes.
+        fixed: whether it takes the size of ``example`` only.
     """
 
     program: torch.export.ExportedProgram
     example: Tensor
     least_size: int
+    fixed: bool = False
 
 
 def trace(
-    net: nn.Module, channels: int, *, name: str, size_multiple: int = 1, precision: Precision = "fp32"
+    net: nn.Module,
+    channels: int,
+    *,
+    name: str,
+    size_multiple: int = 1,
+    precision: Precision = "fp32",
+    fixed: tuple[int, int] | None = None,
 ) -> Traced:
     """Trace ``net`` (evaluation mode, float32, CPU). For "fp16" it must have been turned to float16 before.
+    With ``fixed`` the program holds for one picture of that height and width alone.
 
     Raises:
         UserError: what the network does depends on the size of the picture (``name`` stands in the message).
     """
     height, width = (side * _steps(size_multiple) * size_multiple for side in (3, 5))
     example = torch.zeros(3, channels, height, width)
+    if fixed is not None:
+        example = torch.zeros(1, channels, *fixed)
     dynamic = torch.export.Dim.DYNAMIC
     try:
         with torch.no_grad(), quiet():
             program = torch.export.export(
                 Door(net, precision == "fp16").eval(),
                 (example,),
-                dynamic_shapes=(dict.fromkeys(AXES, dynamic),),
+                dynamic_shapes=None if fixed else (dict.fromkeys(AXES, dynamic),),
                 strict=False,
             )
     except UserError as error:
@@ -76,7 +87,7 @@ def trace(
             f"{name} cannot be exported with open height and width: PyTorch's tracer stopped at "
             f"{first_line(error)}"
         ) from error
-    return Traced(program, example, _least_size(program))
+    return Traced(program, example, _least_size(program), fixed is not None)
 
 
 @contextlib.contextmanager
