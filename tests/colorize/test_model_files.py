@@ -69,7 +69,9 @@ def test_a_file_opens_as_the_system_it_was(tmp_path: Path, save_frozen: bool, su
 def test_a_self_contained_file_needs_no_other_file(tmp_path: Path) -> None:
     weights = tmp_path / "memflow.pth"
     made = with_memflow().build()
-    torch.save(made.flow.network.state_dict(), weights)
+    network = made.flow.network
+    assert isinstance(network, torch.nn.Module)
+    torch.save(network.state_dict(), weights)
     system = options(flow={"type": "memflow", "weights": str(weights)}, save_frozen=True).build()
     path = save(tmp_path / "model.pth", system)
     small = save(tmp_path / "small.pth", options(flow={"type": "memflow", "weights": str(weights)}).build())
@@ -88,7 +90,7 @@ def test_frozen_weights_that_are_not_those_of_training_are_refused(tmp_path: Pat
         next(iter(other.flow.buffers())).add_(1e-3)
     with pytest.raises(UserError, match=r"was trained with flow from random.*SHA-256.*save_frozen: true"):
         load_whole(other, read_weights(path))
-    record = system.file_record() | {"frozen": {}}
+    record = {**system.file_record(), "frozen": {}}
     bare = save(tmp_path / "bare.pth", system, **record)
     with pytest.raises(UserError, match="has no tensors of flow and does not say"):
         load_system(bare)

@@ -67,7 +67,7 @@ def test_arms_with_a_known_answer_differ_as_declared(plan: Plan) -> None:
     assert [change.path for change in plan.arms["crippled"].changes] == [("train", "optim_g", "lr")]
     random = {change.path for change in plan.arms["feature_random"].changes}
     assert random - {change.path for change in plan.arms["feature"].changes} == {
-        ("objective", "random_teacher")
+        ("distill", "random_teacher")
     }
 
 

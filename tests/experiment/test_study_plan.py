@@ -151,6 +151,29 @@ def test_an_arm_from_a_whole_file_tells_what_else_differs(tmp_path: Path) -> Non
     assert any("train.ema_decay: 0.9 -> 0.5" in warning for warning in plan.warnings)
 
 
+def test_what_the_reference_alone_declares_is_told_with_the_difference(tmp_path: Path) -> None:
+    arms = {"none": {"train.ema_decay": 0.5}, "low": {"train.optim_g.lr": 1e-5}}
+    (told,) = (each for each in plan_of(tmp_path, arms=arms).warnings if "more than it declares" in each)
+    assert told == (
+        "arm 'low' differs from 'none' in more than it declares, because 'none' sets train.ema_decay: "
+        "train.ema_decay: 0.5 -> 0.9"
+    )
+    arms["low"]["train"] = {"ema_decay": 0.9}
+    assert not any("more than it declares" in each for each in plan_of(tmp_path, arms=arms).warnings)
+    same = {"none": {"train.ema_decay": 0.9}, "low": {"train.optim_g.lr": 1e-5}}  # as the base has it
+    assert not any("more than it declares" in each for each in plan_of(tmp_path, arms=same).warnings)
+
+
+def test_changes_have_the_keys_of_files_in_full(tmp_path: Path) -> None:
+    feature = {"distill": {"recipe": "feature@1", "teacher": "t.pth"}}
+    response = {"distill": {"recipe": "classic-response@1", "teacher": "t.pth"}}
+    plan = plan_of(tmp_path, arms={"response": response, "feature": feature})
+    listed = [change.in_full() for change in plan.arms["feature"].changes]
+    assert "distill.recipe: 'classic-response@1' -> 'feature@1'" in listed
+    (term,) = (line for line in listed if line.startswith("distill.terms.feature"))
+    assert "target_norm: 'calibrated'" in term and "grad_ratio" not in term and not term.endswith("...")
+
+
 def test_a_test_set_cannot_have_a_validation_sets_name(tmp_path: Path) -> None:
     assert "name it otherwise" in refused(tmp_path, test={"val": {"gt": "bundled", "pictures": ["chelsea"]}})
 

@@ -358,7 +358,7 @@ def test_a_dry_run_trains_nothing_and_tells_the_cost(tmp_path: Path) -> None:
     assert "4 runs, reference 'none'" in text
     assert "train.optim_g.lr: 0.001 -> 1e-05" in text
     assert "none/seed_0 (pending), low/seed_0 (pending), none/seed_1" in text
-    assert "hours of training" in text
+    assert "s of training in turn, starts, validation and saving not counted" in text
     assert not (tmp_path / "experiments" / "lr").exists()
     assert result.exit_code == 0
 

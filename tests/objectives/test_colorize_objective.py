@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from atelier.colorize import FusionSystem, FusionSystemOptions
 from atelier.data.clip_batch import ClipBatch
 from atelier.data.clip_options import TrainClipsOptions
+from atelier.degrade.bicubic import BicubicOptions
 from atelier.errors import RunStopped, UserError
 from atelier.objectives.base import Setting
 from atelier.objectives.colorize import ColorizeObjective
@@ -34,7 +35,7 @@ def clips(count: int = 2, frames: int = 3, size: int = 32, seed: int = 0, step: 
     )
     data: Any = options.open(
         scale=1,
-        degradation=None,  # type: ignore[arg-type]  clips have none
+        degradation=BicubicOptions(),
         seed=seed,
         global_batch=count,
         in_channels=1,
@@ -217,7 +218,7 @@ def test_motion_from_the_loader_is_the_systems_own() -> None:
     )
     data: Any = options.open(
         scale=1,
-        degradation=None,  # type: ignore[arg-type]  clips have none
+        degradation=BicubicOptions(),
         seed=0,
         global_batch=2,
         in_channels=1,

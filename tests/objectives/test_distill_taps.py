@@ -167,6 +167,11 @@ def test_globs_stay_inside_a_part_of_the_name() -> None:
     assert Taps(net, ["body.*"]).names == tuple(f"body.{block}" for block in range(11))
     assert Taps(net, ["body.1.**"]).names[:2] == ("body.1.rdb1.conv1", "body.1.rdb1.conv2")
     assert Taps(net, ["body.[02]", "conv_first"]).names == ("body.0", "body.2", "conv_first")
+    assert Taps(net, ["body.[!02-9]"]).names == ("body.1",)
+    with pytest.raises(
+        UserError, match=r"distill\.taps.*'body\.\[z-a\]' is no pattern of names: bad character range"
+    ):
+        Taps(net, ["body.[z-a]"], where="distill.taps.student")
     with pytest.raises(UserError, match=r"'body\.2' is named twice"):
         Taps(net, ["body.*", "body.2"])
 

@@ -17,6 +17,7 @@ from atelier.options.read import load_run_options
 from atelier.options.write import (
     UNSET,
     OptionChange,
+    as_in_files,
     diff_options,
     dump_run_options,
     dump_yaml,
@@ -237,3 +238,21 @@ def test_diff_is_empty_exactly_for_equal_options(old: dict[str, Any], new: dict[
     }
     if _typed(old) != _typed(new) and old != new:
         assert there
+
+
+def test_a_change_in_full_and_by_the_keys_of_files() -> None:
+    term = {
+        "loss": "smooth_l1",
+        "weight": {"value": 0.06, "grad_ratio": None},
+        "pairs": "mean",
+        "target_norm": "none",
+    }
+    (change,) = diff_options({"objective": {"terms": None}}, {"objective": {"terms": term}})
+    assert str(change).endswith("...")
+    shown = as_in_files(change, "distill").in_full()
+    assert shown == (
+        "distill.terms: null -> {loss: 'smooth_l1', weight: {value: 0.06}, pairs: 'mean', target_norm: 'none'}"
+    )
+    assert as_in_files(change, "gan") is change
+    (kind,) = diff_options({"objective": {"type": "pixel"}}, {"objective": {"type": "distill"}})
+    assert as_in_files(kind, "distill").path == ("objective",)

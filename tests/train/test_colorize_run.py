@@ -294,23 +294,33 @@ def test_pictures_are_no_clips(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_one_process(tmp_path: Path) -> None:
-    """Acceptance 16: with scheduled sampling, whose draws belong to samples and not to ranks."""
-    objective = {"type": "colorize", "scheduled_sampling": 0.5}
+    """Acceptance 16: with scheduled sampling, whose draws belong to samples and not to ranks.
+
+    SGD, because Adam turns the rounding noise of a gradient that is zero (a bias before centring) into whole steps.
+    """
+    changes = {
+        "objective": {"type": "colorize", "scheduled_sampling": 0.5},
+        "train": {"total_iter": 8, "optim_g": {"type": "SGD", "lr": 0.5, "momentum": 0.9}, "ema_decay": 0.5},
+    }
     path = tmp_path / "run.yml"
-    options = film_run(tmp_path / "two", objective=objective)
+    options = film_run(tmp_path / "two", **changes)
     options["datasets"]["train"]["batch_size_per_gpu"] = 1
     path.write_text(json.dumps(options))
     codes, output = two_ranks(path)
     assert codes == [0, 0], output
-    one = train(film_run(tmp_path / "one", objective=objective), quiet=True).folder
+    one = train(film_run(tmp_path / "one", **changes), quiet=True).folder
     two = tmp_path / "two" / "films"
+    start = (
+        load_run_options(film_run(tmp_path, **changes)).network_g.build().state_dict()["fusion.out.weight"]
+    )
     for key in ("params", "params_ema"):
-        left, right = weights(one, 20)[key], weights(two, 20)[key]
-        assert max(float((left[name] - right[name]).abs().max()) for name in left) < 2e-4
+        left, right = weights(one, 8)[key], weights(two, 8)[key]
+        worst = max(float((left[name] - right[name]).abs().max()) for name in left)
+        assert worst < 2e-5 < 1e-3 < float((left["fusion.out.weight"] - start).abs().max())
 
     def table(run: Path) -> Any:
         return next(line for line in records(run) if line["kind"] == "rows")["rows"]
 
     for row in (*ROWS, TRUTH):
         for name, mean in table(one)[row].items():
-            assert table(two)[row][name]["value"] == pytest.approx(mean["value"], rel=2e-2, abs=2e-2)
+            assert table(two)[row][name]["value"] == pytest.approx(mean["value"], rel=1e-3, abs=1e-3)

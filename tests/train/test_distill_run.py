@@ -163,7 +163,7 @@ def test_other_terms_are_refused(tmp_path: Path) -> None:
     run["train"]["total_iter"] = 4
     train(run, quiet=True)
     changed = distilled(tmp_path, teacher, recipe="classic-response@1", terms={"frequency": {}})
-    with pytest.raises(UserError, match=r"objective\.terms\.frequency"):
+    with pytest.raises(UserError, match=r"distill\.terms\.frequency"):
         train(changed, auto_resume=True, quiet=True)
     assert train(changed, ["distill.allow_change=true"], auto_resume=True, quiet=True).finished
 

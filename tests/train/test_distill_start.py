@@ -134,7 +134,7 @@ def test_another_start_is_another_past(teacher: Path, tmp_path: Path) -> None:
     train(run, quiet=True)
     run["train"]["total_iter"] = 8
     run["distill"] |= {"recipe": "classic-none@1"}
-    with pytest.raises(UserError, match=r"objective\.start: 'teacher' -> 'none'"):
+    with pytest.raises(UserError, match=r"distill\.start: 'teacher' -> 'none'"):
         train(run, auto_resume=True, quiet=True)
 
 

@@ -60,7 +60,7 @@ def analyse(results: Results, manifest: Mapping[str, Any], *, command: str) -> d
                 "paired": arm.paired,
                 "same_start": arm.same_start,
                 "steps": arm.steps,
-                "changes": [str(change) for change in arm.changes],
+                "changes": [change.in_full() for change in arm.changes],
                 "runs": _runs(results, arm, manifest),
                 "scores": {
                     test: {metric: _by_seed(values) for metric, values in by_metric.items()}

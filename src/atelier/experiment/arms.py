@@ -13,7 +13,7 @@ from atelier.errors import UserError
 from atelier.experiment.options import StudyOptions
 from atelier.options.read import load_run_options
 from atelier.options.schema import RunOptions
-from atelier.options.write import OptionChange, diff_options
+from atelier.options.write import OptionChange, as_in_files, diff_options
 
 #: Keys of a run that the study decides; an arm that sets them is refused.
 _STUDY_DECIDES = {
@@ -46,6 +46,14 @@ def load_arm(study: StudyOptions, arm: str) -> RunOptions:
     except UserError as error:
         text = str(error).replace("command line: ", "")
         raise UserError("\n".join(f"arm '{arm}': {line}" for line in text.splitlines())) from None
+
+
+def declared_keys(study: StudyOptions, arm: str) -> list[str]:
+    """The dotted keys that an arm overrides, sections under the names they have in files."""
+    keys = [key for key, _ in _arguments(study.arms[arm].overrides)]
+    return [
+        f"distill{key.removeprefix('objective')}" if key.startswith("objective.") else key for key in keys
+    ]
 
 
 def _arguments(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -113,9 +121,10 @@ def digest_of(options: RunOptions) -> str:
 
 
 def changes_between(reference: RunOptions, arm: RunOptions) -> list[OptionChange]:
-    """What an arm does otherwise than the reference, names and places left out."""
+    """What an arm does otherwise than the reference, names and places left out; keys as they stand in files."""
+    objectives = {reference.objective.type, arm.objective.type}
     return [
-        change
+        as_in_files(change, arm.objective.type) if len(objectives) == 1 else change
         for change in diff_options(reference.model_dump(mode="json"), arm.model_dump(mode="json"))
         if change.path not in {("name",), ("manual_seed",), ("path", "experiments_root")}
     ]

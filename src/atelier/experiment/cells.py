@@ -75,3 +75,10 @@ def latency_rows(study: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             cells += [f"{1000 * time['p50']:.2f} ms", f"{1000 * time['p95']:.2f} ms", f"×{ratio:.2f}"]
         rows.append((name, [*cells, f"{latency['memory'][name] / 1e6:.1f} MB"]))
     return rows
+
+
+def hours_text(hours: float) -> str:
+    """Hours, or minutes and seconds where these say more."""
+    if hours >= 1:
+        return f"{hours:.2f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"

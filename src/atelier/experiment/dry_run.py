@@ -7,6 +7,7 @@ from typing import Any
 
 from atelier.experiment.arms import digest_of
 from atelier.experiment.budget import seconds_per_step, step_macs
+from atelier.experiment.cells import hours_text
 from atelier.experiment.manifest import DONE, PENDING
 from atelier.experiment.plan import Arm, Plan
 
@@ -41,14 +42,14 @@ def describe_plan(plan: Plan, manifest: Mapping[str, Any], *, threads: int) -> s
         total, disk = total + hours, disk + size
         lines.append(
             f"  {name}: {len(arm.seeds)} seeds ({len(arm.seeds) - len(left)} done), {steps[name]:,} steps of "
-            f"{1000 * seconds[name]:.1f} ms, {hours:.2f} h, {size / 1e9:.3f} GB"
+            f"{1000 * seconds[name]:.1f} ms, {hours_text(hours)}, {size / 1e9:.3f} GB"
             + ("" if arm.paired else ", unpaired")
         )
-        lines += [f"    {change}" for change in arm.changes]
+        lines += [f"    {change.in_full()}" for change in arm.changes]
     lines.append("order: " + ", ".join(f"{run.key} ({_state(states, run.key)})" for run in plan.runs))
     lines.append(
-        f"about {total:.2f} hours of training in turn, validation and saving not counted, and {disk / 1e9:.3f} GB of "
-        "checkpoints"
+        f"about {hours_text(total)} of training in turn, starts, validation and saving not counted, and "
+        f"{disk / 1e9:.3f} GB of checkpoints"
     )
     lines += [f"note: {warning}" for warning in plan.warnings]
     return "\n".join(lines)

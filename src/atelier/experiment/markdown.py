@@ -11,6 +11,7 @@ from atelier.evaluate.results import format_change
 from atelier.experiment.cells import (
     change_cell,
     difference_cells,
+    hours_text,
     latency_rows,
     one_line,
     p_cell,
@@ -215,7 +216,7 @@ def _costs(study: Mapping[str, Any]) -> list[str]:
                 "–" if cost["step_seconds"] is None else f"{1000 * cost['step_seconds']:.1f} ms",
                 "–" if cost["teacher_share"] is None else f"{cost['teacher_share']:.0%}",
                 "–" if cost["cache_bytes"] is None else f"{cost['cache_bytes'] / 1e9:.3g} GB",
-                "–" if cost["hours"] is None else f"{cost['hours']:.2f} h",
+                "–" if cost["hours"] is None else hours_text(cost["hours"]),
                 "–" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:,.0f} MB",
                 catch,
             ]

@@ -11,6 +11,7 @@ from atelier.errors import UserError
 from atelier.experiment.arms import (
     changes_between,
     data_of,
+    declared_keys,
     digest_of,
     load_arm,
     run_options,
@@ -137,6 +138,7 @@ def make_plan(study: StudyOptions, steps: Mapping[str, int] | None = None) -> Pl
         if place < len(arm.seeds)
     )
     warnings += _of_whole_files(study, arms)
+    warnings += _of_the_reference(study, arms)
     warnings += _of_controls(study, arms)
     if reference.train.total_iter != total and steps is None:
         warnings.append(
@@ -222,12 +224,40 @@ def _of_whole_files(study: StudyOptions, arms: Mapping[str, Arm]) -> list[str]:
     for name, arm in arms.items():
         if study.arms[name].file is None or not arm.changes:
             continue
-        listed = "; ".join(str(change) for change in arm.changes)
+        listed = "; ".join(change.in_full() for change in arm.changes)
         notes.append(
             f"arm '{name}' comes from {study.arms[name].file} and differs from '{study.reference_arm}' in "
             f"{len(arm.changes)} options: {listed}"
         )
     return notes
+
+
+def _of_the_reference(study: StudyOptions, arms: Mapping[str, Arm]) -> list[str]:
+    """What the reference alone declares is a difference of every other arm that does not say the same."""
+    notes = []
+    sets = declared_keys(study, study.reference_arm)
+    for name, arm in arms.items():
+        if name == study.reference_arm or study.arms[name].file is not None:
+            continue
+        declared = declared_keys(study, name)
+        silent = [key for key in sets if not any(_overlap(key, own) for own in declared)]
+        more = [
+            change
+            for change in arm.changes
+            if any(_overlap(".".join(map(str, change.path)), key) for key in silent)
+        ]
+        if more:
+            listed = "; ".join(change.in_full() for change in more)
+            notes.append(
+                f"arm '{name}' differs from '{study.reference_arm}' in more than it declares, because "
+                f"'{study.reference_arm}' sets {', '.join(silent)}: {listed}"
+            )
+    return notes
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one lies inside the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _of_controls(study: StudyOptions, arms: Mapping[str, Arm]) -> list[str]:

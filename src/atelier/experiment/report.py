@@ -21,6 +21,7 @@ from atelier.evaluate.sections import Cell
 from atelier.experiment.cells import (
     change_cell,
     difference_cells,
+    hours_text,
     latency_rows,
     one_line,
     p_cell,
@@ -160,7 +161,7 @@ def _facts(study: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Budget", f"{span} steps ({equal.replace('_', ' ')})"),
         ("Smallest effect that counts", spread_cell(study["min_effect"], _unit(study))),
     ]
-    return [*facts, ("Training, all runs", _hours(math.fsum(hours)))] if hours else facts
+    return [*facts, ("Training, all runs", hours_text(math.fsum(hours)))] if hours else facts
 
 
 def _unit(study: Mapping[str, Any]) -> str:
@@ -280,19 +281,12 @@ def _cost_rows(study: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
                         else "",
                     ],
                     [f"{cost['peak_memory_mb']:,.0f} MB" if cost["peak_memory_mb"] else "–"],
-                    [_hours(cost["hours"]) if cost["hours"] is not None else "–"],
+                    [hours_text(cost["hours"]) if cost["hours"] is not None else "–"],
                     _catch_up(arm),
                 ],
             )
         )
     return rows
-
-
-def _hours(hours: float) -> str:
-    """Hours, or minutes and seconds where these say more."""
-    if hours >= 1:
-        return f"{hours:.2f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
 
 
 def _macs(count: int) -> str:

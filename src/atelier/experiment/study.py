@@ -97,6 +97,9 @@ def run(
         check_named(plan)
     threads = int(known.get("threads") or max(1, _threads() // len(slots)))
     if dry_run:
+        begun = {key: entry for key, entry in known["runs"].items() if entry.get("state", PENDING) != PENDING}
+        _refuse_edited(plan, begun, restart)
+        _refuse_other_tests(plan, known, prints, begun=bool(begun))
         say(describe_plan(plan, known, threads=threads))
         return StudyResult(plan.root, False, 0, None)
     from atelier.experiment.runner import Runner
@@ -108,12 +111,12 @@ def run(
         with manifest.edit() as data:
             _adopt(plan, manifest, data, prints, restart, say)
             data.setdefault("threads", threads)
+        for warning in plan.warnings:
+            say(f"note: {warning}")
         stop = runner.go()
         code = stop.exit_code
     else:
-        edited = _edited_runs(plan, known["runs"])
-        if edited:
-            raise UserError(_edited(plan, edited))
+        _refuse_edited(plan, known["runs"])
         if "told" in known:
             with manifest.edit() as data:
                 _note_later_changes(plan, data, data["runs"])
@@ -233,9 +236,7 @@ def _adopt(
             _set_aside(run_, manifest, say)
             del begun[run_.key]
             runs[run_.key] = {}
-    edited = _edited_runs(plan, begun)
-    if edited:
-        raise UserError(_edited(plan, edited))
+    _refuse_edited(plan, begun)
     _refuse_other_tests(plan, data, prints, begun=bool(begun))
     _note_later_changes(plan, data, begun)
     for run_ in plan.runs:
@@ -248,9 +249,15 @@ def _adopt(
     data["told"] = _told(plan.study)
 
 
-def _edited_runs(plan: Plan, begun: Mapping[str, Mapping[str, Any]]) -> list[Run]:
-    """Runs that have begun with other options than the study asks for now."""
-    return [run_ for run_ in plan.runs if begun.get(run_.key, {}).get("digest") not in (None, run_.digest)]
+def _refuse_edited(plan: Plan, begun: Mapping[str, Mapping[str, Any]], restart: Sequence[str] = ()) -> None:
+    """Raise where runs have begun with other options than the study asks for now; ``restart``: arms to begin anew."""
+    edited = [
+        run_
+        for run_ in plan.runs
+        if run_.arm not in restart and begun.get(run_.key, {}).get("digest") not in (None, run_.digest)
+    ]
+    if edited:
+        raise UserError(_edited(plan, edited))
 
 
 def _recognised(plan: Plan, known: Mapping[str, Any]) -> Plan:
@@ -296,7 +303,7 @@ def _edited(plan: Plan, edited: Sequence[Run]) -> str:
         lines.append(f"arm '{arm}' is not what it was when its runs began")
         if before.exists():
             changes = changes_between(load_run_options(before), first.options)
-            lines[-1] += ":\n" + "\n".join(f"  {change}" for change in changes)
+            lines[-1] += ":\n" + "\n".join(f"  {change.in_full()}" for change in changes)
     names = " ".join(f"--restart {arm}" for arm in dict.fromkeys(run_.arm for run_ in edited))
     return "\n".join(
         [*lines, f"undo that, or train it anew with {names} (its runs are kept under another name)"]

@@ -23,23 +23,18 @@ if TYPE_CHECKING:
         read_image,
         write_image,
     )
-    from atelier.images.lab import LabScale, grey_rgb, lab_to_rgb, rgb_to_lab
     from atelier.images.resize import imresize
     from atelier.images.tensors import from_tensor, to_tensor
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "LabScale",
     "Picture",
     "decode_image",
     "from_tensor",
-    "grey_rgb",
     "image_shape",
     "imresize",
-    "lab_to_rgb",
     "list_images",
     "read_image",
-    "rgb_to_lab",
     "rgb_to_y",
     "rgb_to_ycbcr",
     "to_tensor",
@@ -49,17 +44,13 @@ __all__ = [
 
 _HOME = {
     "IMAGE_SUFFIXES": "files",
-    "LabScale": "lab",
     "Picture": "files",
     "decode_image": "files",
     "from_tensor": "tensors",
-    "grey_rgb": "lab",
     "image_shape": "files",
     "imresize": "resize",
-    "lab_to_rgb": "lab",
     "list_images": "files",
     "read_image": "files",
-    "rgb_to_lab": "lab",
     "rgb_to_y": "colour",
     "rgb_to_ycbcr": "colour",
     "to_tensor": "tensors",

@@ -38,20 +38,49 @@ TOTAL = "G_loss"
 class Clips(Protocol):
     """What the objective reads from a batch; see ``atelier.data.clip_batch.ClipBatch``."""
 
-    L: Tensor
-    ab: Tensor
-    reference: Tensor
-    roles: tuple[Literal["exemplar"] | int, ...]
-    numbers: Sequence[int]
-    flow: Tensor | None
-    confidence: Tensor | None
-    true_flow: Tensor | None
-    valid: Tensor | None
-    direction: Literal["backward", "forward"]
+    @property
+    def L(self) -> Tensor:
+        """Lightness that the network sees, ``[B, T, 1, h, w]`` in the unit scale."""
+
+    @property
+    def ab(self) -> Tensor:
+        """True colours ``[B, T, 2, h, w]``."""
 
     @property
     def lab(self) -> Tensor:
-        """The true frames."""
+        """Both."""
+
+    @property
+    def reference(self) -> Tensor:
+        """``[B, R, 3, h, w]``."""
+
+    @property
+    def roles(self) -> tuple[Literal["exemplar"] | int, ...]:
+        """One for each reference; a number is the frame that an anchor pins."""
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Each clip's place in the step's batch over all ranks."""
+
+    @property
+    def flow(self) -> Tensor | None:
+        """Motion found beforehand."""
+
+    @property
+    def confidence(self) -> Tensor | None:
+        """How far it is believed."""
+
+    @property
+    def true_flow(self) -> Tensor | None:
+        """Known motion."""
+
+    @property
+    def valid(self) -> Tensor | None:
+        """Where it holds."""
+
+    @property
+    def direction(self) -> Literal["backward", "forward"]:
+        """The grid of ``true_flow``."""
 
 
 def references_of(reference: Tensor, roles: tuple[Literal["exemplar"] | int, ...]) -> References:

@@ -71,11 +71,12 @@ def explain(error: ValidationError, model: type[BaseModel], tree: OptionTree) ->
 
 def show(value: Any) -> str:
     """A value as it reads in an option file, shortened to one glance."""
-    text = _flow(value)
+    text = in_flow(value)
     return text if len(text) <= _LONGEST_GIVEN else text[: _LONGEST_GIVEN - 3] + "..."
 
 
-def _flow(value: Any) -> str:
+def in_flow(value: Any) -> str:
+    """A value on one line, as it reads in an option file."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -83,9 +84,9 @@ def _flow(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: ".inf", -math.inf: "-.inf"}.get(value, ".nan")
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {in_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
+        return "[" + ", ".join(in_flow(inner) for inner in value) + "]"
     return repr(value)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from atelier.files import atomic_write
-from atelier.options.messages import show
+from atelier.options.messages import in_flow, show
 from atelier.options.places import KeyPath, dotted
 from atelier.options.scalars import BadScalar, plain_scalar
 from atelier.options.schema import RunOptions
@@ -102,6 +102,14 @@ class OptionChange:
     def __str__(self) -> str:
         return f"{dotted(self.path)}: {_side(self.old)} -> {_side(self.new)}"
 
+    def in_full(self) -> str:
+        """The same with nothing cut off; keys of a section that say null are left out."""
+        old, new = (
+            repr(side) if isinstance(side, Unset) else in_flow(_without_nulls(side))
+            for side in (self.old, self.new)
+        )
+        return f"{dotted(self.path)}: {old} -> {new}"
+
 
 def diff_options(old: dict[str, Any], new: dict[str, Any]) -> list[OptionChange]:
     """Every key that differs, in the order of ``old``, then the keys only ``new`` has.
@@ -110,6 +118,24 @@ def diff_options(old: dict[str, Any], new: dict[str, Any]) -> list[OptionChange]
     a whole. A component whose ``type`` changed is one change.
     """
     return _diff(old, new, ())
+
+
+def as_in_files(change: OptionChange, objective: str) -> OptionChange:
+    """``distill.terms`` for ``objective.terms``: the section under which files have it.
+
+    Args:
+        change: of two runs with the same objective.
+        objective: its type.
+    """
+    if objective != "distill" or change.path[0] != "objective" or len(change.path) == 1:
+        return change
+    return replace(change, path=("distill", *change.path[1:]))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return value
 
 
 def render_changes(changes: list[OptionChange]) -> str:

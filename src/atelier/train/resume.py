@@ -8,7 +8,7 @@ from typing import Any
 
 from atelier.errors import UserError
 from atelier.options.schema import RunOptions
-from atelier.options.write import UNSET, OptionChange, diff_options
+from atelier.options.write import UNSET, OptionChange, as_in_files, diff_options
 from atelier.train.basicsr_checkpoint import (
     BasicSRCheckpoint,
     basicsr_checkpoint_at,
@@ -149,22 +149,23 @@ def compare_past(
     ]
     if not changes:
         return []
-    listed = _in_words(changes)
+    kind = str((new.get("objective") or {}).get("type", ""))
+    listed = _in_words(changes, kind)
     report(f"options changed since the checkpoint:\n{listed}")
     allowed = (new.get("objective") or {}).get("allow_change", False)
     past = [change for change in changes if _below(change, PAST) and not _judged_later(change, allowed)]
     if past and not accept:
         raise UserError(
             f"changed since the checkpoint:\n{listed}\n"
-            f"of these, {', '.join(_key(change) for change in past)} would alter what the saved steps saw, so the "
-            "resumed run would match no uninterrupted one; undo that, start a new run under another name, or say "
-            "--accept-changes"
+            f"of these, {', '.join(_key(as_in_files(change, kind)) for change in past)} would "
+            "alter what the saved steps saw, so the resumed run would match no uninterrupted one; undo that, start a "
+            "new run under another name, or say --accept-changes"
         )
     return changes
 
 
-def _in_words(changes: list[OptionChange]) -> str:
-    """One line a change; the fingerprint of the data says nothing to a reader."""
+def _in_words(changes: list[OptionChange], objective: str) -> str:
+    """One line a change, by the keys of this ``objective``'s files; a fingerprint of data says nothing to a reader."""
     lines = []
     for change in changes:
         if change.path == ("data",):
@@ -172,7 +173,7 @@ def _in_words(changes: list[OptionChange]) -> str:
         elif change.path == ("global_batch",):
             lines.append(f"global_batch (batch_size_per_gpu x processes): {change.old} -> {change.new}")
         else:
-            lines.append(str(change))
+            lines.append(str(as_in_files(change, objective)))
     return "\n".join(f"  {line}" for line in lines)
 
 

@@ -368,7 +368,8 @@ def check_room(caches: Sequence[PlanCache]) -> None:
     needed = sum(layout.files(last) * layout.offsets()[-1] for layout in own.values())
     sizes = {path: _size(path) for path in first.root.glob("*") if path.is_dir()}
     others = {path: size for path, size in sizes.items() if path not in own}
-    remedy = "raise distill.cache.max_gb, choose distill.cache.format: uint16, train fewer steps, or set source: online"
+    smaller = "choose distill.cache.format: uint16, " if first.options.format == "fp32" else ""
+    remedy = f"raise distill.cache.max_gb, {smaller}train fewer steps, or set source: online"
     if needed + sum(others.values()) > first.options.max_gb * _GB:
         largest = sorted(others, key=lambda path: -others[path])[:5]
         raise UserError(

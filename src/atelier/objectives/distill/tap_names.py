@@ -43,7 +43,10 @@ def resolve(names: Sequence[str], found: Survey, size: Size, where: str) -> list
 def _matches(name: str, found: Survey, size: Size, where: str) -> list[Place]:
     module, _, call = name.partition("#")
     is_glob = any(sign in module for sign in "*?[")
-    matches = _pattern(module).fullmatch
+    try:
+        matches = _pattern(module).fullmatch
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     places = [
         each
         for each in found.places.values()
@@ -110,6 +113,11 @@ def _pattern(glob: str) -> re.Pattern[str]:
     """A glob as a regular expression over a whole name."""
     signs = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
     parts = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", glob)
-    return re.compile(
-        "".join(signs.get(part) or (part if part[:1] == "[" else re.escape(part)) for part in parts)
+    whole = "".join(
+        signs.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part))
+        for part in parts
     )
+    try:
+        return re.compile(whole)
+    except re.error as error:
+        raise UserError(f"'{glob}' is no pattern of names: {error.msg}") from None
