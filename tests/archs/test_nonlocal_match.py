@@ -73,6 +73,22 @@ def test_the_chunk_changes_no_gradient() -> None:
         assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.005, 0.05, 1e-10])
+@pytest.mark.parametrize("left_out", [False, True])
+def test_without_gradients_it_is_the_same(temperature: float, left_out: bool) -> None:
+    queries, keys, values = problem(queries=300, keys=190)
+    valid = None
+    if left_out:
+        valid = torch.rand(2, 190, generator=torch.Generator().manual_seed(4)) > 0.3
+    given = [each.clone() for each in (queries, keys, values)]
+    found = match(queries, keys, values, temperature, valid=valid)
+    learned = match(queries.requires_grad_(), keys, values, temperature, valid=valid)
+    for one, other in zip(found, learned, strict=True):
+        assert torch.allclose(one, other, atol=2e-5)
+    for one, other in zip((queries, keys, values), given, strict=True):
+        assert torch.equal(one, other)  # what is computed in place is nobody else's
+
+
 def test_at_the_coldest_the_best_value_is_copied() -> None:
     queries, keys, values = problem()
     copied, _ = match(queries, keys, values, 1e-10)

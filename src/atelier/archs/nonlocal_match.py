@@ -16,6 +16,10 @@ from torch.utils.checkpoint import checkpoint
 COPY_BELOW = 1e-6
 # Shortest length that features are divided by: what hardly differs from the mean gets no loud direction.
 _SHORTEST = 1e-4
+# Queries whose products with all keys lie in one buffer on the CPU: enough for a fast product, little enough to stay in
+# the processor's cache. Matrices of many MB would be mapped and unmapped by the system for every chunk, which takes
+# as long as the arithmetic.
+_ROWS = 128
 
 
 def centred_unit(features: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -57,20 +61,22 @@ def match(
             gradient reaches queries and keys. A tensor (learnable) is never taken as that.
         valid: ``[B, K]`` bool, False for keys that nobody may use. Each batch item needs a usable one.
         chunk: queries handled at once. Bounds memory to a few ``B x chunk x K`` floats; with gradients, the products
-            of a chunk are computed again in the backward pass. The result is the same for every chunk, up to float32's
-            rounding.
+            of a chunk are computed again in the backward pass; without, a CPU takes at most 128 at once. The result is
+            the same for every chunk, up to float32's rounding.
 
     Returns:
         ``[B, N, V]`` and the largest cosine ``[B, N, 1]``, float32.
     """
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys, values = queries.float(), keys.float(), values.float()
-        parts = torch.split(queries, chunk, dim=1)
-        again = (
-            len(parts) > 1
-            and torch.is_grad_enabled()
-            and any(isinstance(x, Tensor) and x.requires_grad for x in (queries, keys, values, temperature))
+        learns = torch.is_grad_enabled() and any(
+            isinstance(x, Tensor) and x.requires_grad for x in (queries, keys, values, temperature)
         )
+        if not learns:
+            rows = min(chunk, _ROWS) if queries.device.type == "cpu" else chunk
+            return _match_in_place(queries, keys, values, temperature, valid, rows)
+        parts = torch.split(queries, chunk, dim=1)
+        again = len(parts) > 1
         found = [
             checkpoint(
                 _match, part, keys, values, temperature, valid, use_reentrant=False, preserve_rng_state=False
@@ -92,3 +98,31 @@ def _match(
     if not isinstance(temperature, Tensor) and temperature <= COPY_BELOW:
         return values.gather(1, place.expand(-1, -1, values.shape[-1])), best
     return torch.softmax(cosines / temperature, dim=-1) @ values, best
+
+
+def _match_in_place(
+    queries: Tensor, keys: Tensor, values: Tensor, temperature: float | Tensor, valid: Tensor | None, rows: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`_match` of ``rows`` queries at a time in one buffer; numerator and denominator are one product."""
+    batch, count, _ = queries.shape
+    copies = not isinstance(temperature, Tensor) and temperature <= COPY_BELOW
+    keys = keys.transpose(1, 2)
+    weighed = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1)
+    found = values.new_empty(batch, count, values.shape[-1])
+    likeness = queries.new_empty(batch, count, 1)
+    buffer = queries.new_empty(batch * min(rows, count) * keys.shape[-1])
+    for start in range(0, count, rows):
+        part = queries[:, start : start + rows]
+        shape = (batch, part.shape[1], keys.shape[-1])
+        cosines = torch.bmm(part, keys, out=buffer[: shape[0] * shape[1] * shape[2]].view(shape))
+        if valid is not None:
+            cosines.masked_fill_(~valid[:, None], -torch.inf)
+        if copies:
+            best, place = cosines.max(dim=-1, keepdim=True)
+            found[:, start : start + rows] = values.gather(1, place.expand(-1, -1, values.shape[-1]))
+        else:
+            best = cosines.amax(dim=-1, keepdim=True)
+            sums = torch.bmm(cosines.sub_(best).div_(temperature).exp_(), weighed)
+            found[:, start : start + rows] = sums[..., :-1] / sums[..., -1:]
+        likeness[:, start : start + rows] = best
+    return found, likeness
