@@ -60,6 +60,6 @@ def from_tensor(tensor: torch.Tensor, dtype: npt.DTypeLike = np.uint8) -> npt.ND
     if kind == np.float32:
         return np.ascontiguousarray(values.cpu().numpy())
     # Rounded where the tensor lives; 16 bits travel as int32 because torch's uint16 knows few operations.
-    values = values.mul(float(np.iinfo(kind).max)).round()
+    values = values.mul_(float(np.iinfo(kind).max)).round_()
     whole = values.to(torch.uint8 if kind == np.uint8 else torch.int32).contiguous().cpu().numpy()
     return whole.astype(kind, copy=False)

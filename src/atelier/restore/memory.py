@@ -23,6 +23,9 @@ _SHARE = 0.7
 _UNSEEN = 1.25
 """Work space that operators allocate inside themselves is not seen by the probe."""
 
+_UNSEEN_ON_CPU = 2.0
+"""There oneDNN copies what goes into and out of a convolution into blocks: twice the tensors, as measured."""
+
 _INDEX_LIMIT = 2**31 - 1
 """Several operators count elements with 32 bits."""
 
@@ -139,14 +142,18 @@ def _reclaimable(stat: Path, name: str) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one lq pixel costs: bytes alive at the peak, and elements of the largest single tensor."""
+    """What one lq pixel costs: bytes alive at the peak, and elements of the largest single tensor.
+
+    ``unseen``: how many times more memory operators take with their own work space.
+    """
 
     bytes_per_pixel: float
     elements_per_pixel: float
+    unseen: float = _UNSEEN
 
     def pixels_within(self, free: int) -> int:
         """How many lq pixels fit at once into ``free`` bytes."""
-        by_bytes = free * _SHARE / (self.bytes_per_pixel * _UNSEEN)
+        by_bytes = free * _SHARE / (self.bytes_per_pixel * self.unseen)
         return int(min(by_bytes, _INDEX_LIMIT / self.elements_per_pixel))
 
 
@@ -169,5 +176,7 @@ def measure_cost(
         with AliveTensors([*net.parameters(), *net.buffers()]) as live:
             forward(probe)
         pixels = probe.shape[0] * probe.shape[2] * probe.shape[3]
-        known[key] = Cost(max(live.peak, 1) / pixels, max(live.largest, 1) / pixels)
+        home = next((each.device for each in net.parameters()), probe.device)
+        unseen = _UNSEEN_ON_CPU if home.type == "cpu" else _UNSEEN
+        known[key] = Cost(max(live.peak, 1) / pixels, max(live.largest, 1) / pixels, unseen)
     return known[key]

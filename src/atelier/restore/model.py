@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from atelier.errors import RunStopped, UserError
 from atelier.images import from_tensor, imresize, rgb_to_ycbcr, to_tensor, ycbcr_to_rgb
-from atelier.restore.tiling import OnTile, Precision, Tile, restore_tiled
+from atelier.restore.canvas import CanvasT, PixelCanvas, TensorCanvas
+from atelier.restore.tiling import OnTile, Precision, Tile, restore_onto
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,6 +158,20 @@ class RestorationModel:
         lq = to_tensor(np.ascontiguousarray(image))[None]
         colours = 1 if lq.shape[1] < 3 else 3
         precision = self._precision(image.dtype)
+        resized = outscale is not None and outscale != self.scale
+        if lq.shape[1] == colours == self.in_channels and not resized:
+            # Nothing is done with the values but rounding: tiles become pixels as they come.
+            height, width = (side * self.scale for side in image.shape[:2])
+            canvas = self._restored(
+                lambda: PixelCanvas(height, width, image.dtype),
+                _padded(lq, pre_pad),
+                precision,
+                tile,
+                overlap,
+                on_tile,
+            )
+            assert canvas.pixels is not None
+            return canvas.pixels
 
         def network(part: Tensor) -> Tensor:
             whole = self._network(_padded(part, pre_pad), precision, tile, overlap, on_tile)
@@ -166,7 +181,7 @@ class RestorationModel:
         if lq.shape[1] > colours:
             alpha = self._alpha(lq[:, colours:], alpha_upsampler, network)
             restored = torch.cat([restored, alpha], dim=1)
-        if outscale is not None and outscale != self.scale:
+        if outscale is not None and resized:
             size = (max(int(image.shape[0] * outscale), 1), max(int(image.shape[1] * outscale), 1))
             restored = imresize(restored, size=size)
         return from_tensor(restored[0], image.dtype)
@@ -217,8 +232,25 @@ class RestorationModel:
     def _network(
         self, lq: Tensor, precision: Precision, tile: Tile, overlap: int | None, on_tile: OnTile | None
     ) -> Tensor:
+        height, width = (side * self.scale for side in lq.shape[-2:])
+        canvas = self._restored(
+            lambda: TensorCanvas(lq.shape[0], height, width, lq.device), lq, precision, tile, overlap, on_tile
+        )
+        assert canvas.result is not None
+        return canvas.result
+
+    def _restored(
+        self,
+        new_canvas: Callable[[], CanvasT],
+        lq: Tensor,
+        precision: Precision,
+        tile: Tile,
+        overlap: int | None,
+        on_tile: OnTile | None,
+    ) -> CanvasT:
         """The network on the device, finite; half precision that overflows is repeated in fp32."""
-        restored, forced = restore_tiled(
+        canvas, forced = restore_onto(
+            new_canvas,
             self.net,
             lq,
             scale=self.scale,
@@ -231,14 +263,15 @@ class RestorationModel:
             on_tile=on_tile,
         )
         self._forced_tile = forced or self._forced_tile
-        wrong = int((~torch.isfinite(restored)).sum())
+        wrong, values = canvas.wrong_values()
         if not wrong:
-            return restored
+            return canvas
         if precision != "fp32":
             _log.warning("%s overflows in %s; the picture is repeated in fp32", self.architecture, precision)
-            return self._network(lq, "fp32", tile, overlap, on_tile)
+            del canvas
+            return self._restored(new_canvas, lq, "fp32", tile, overlap, on_tile)
         raise RunStopped(
-            f"{self.architecture} gave NaN or infinity for {wrong} of {restored.numel()} values in fp32; "
+            f"{self.architecture} gave NaN or infinity for {wrong} of {values} values in fp32; "
             "its weights are damaged or do not belong to this architecture"
         )
 

@@ -7,12 +7,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from atelier.errors import RunStopped, UserError
+from atelier.restore.canvas import Blend, Canvas, CanvasT, TensorCanvas, blend_bytes
 from atelier.restore.grid import Axis, plan_axis, round_up
 from atelier.restore.memory import PROBE_SIDE, free_memory, is_out_of_memory, measure_cost
 
@@ -81,7 +83,8 @@ def restore_tensor(
         UserError: the arguments make no sense, or the network's result has another size than ``scale`` says.
         RunStopped: memory ran out even with the smallest tiles.
     """
-    restored, _ = restore_tiled(
+    canvas, _ = restore_onto(
+        lambda: TensorCanvas(lq.shape[0], lq.shape[-2] * scale, lq.shape[-1] * scale, lq.device),
         net,
         lq,
         scale=scale,
@@ -93,10 +96,12 @@ def restore_tensor(
         precision=precision,
         on_tile=on_tile,
     )
-    return restored
+    assert canvas.result is not None
+    return canvas.result
 
 
-def restore_tiled(
+def restore_onto(
+    new_canvas: Callable[[], CanvasT],
     net: nn.Module,
     lq: Tensor,
     *,
@@ -108,15 +113,18 @@ def restore_tiled(
     device: torch.device | str | None,
     precision: Precision,
     on_tile: OnTile | None,
-) -> tuple[Tensor, int | None]:
-    """As :func:`restore_tensor`; also returns the tile that memory forced (None: the first was fine)."""
+) -> tuple[CanvasT, int | None]:
+    """As :func:`restore_tensor`, but onto a canvas of the caller's, a new one for each attempt.
+
+    Returns:
+        The canvas of the attempt that went well, and the tile that memory forced (None: the first was fine).
+    """
     _check(lq, scale, tile, overlap, size_multiple, precision)
     where = (
         torch.device(device) if device is not None else next((p.device for p in net.parameters()), lq.device)
     )
     context = overlap if overlap is not None else default_overlap(receptive_radius)
     exact = receptive_radius is not None and context >= receptive_radius
-    height, width = lq.shape[-2:]
     padded = pad_to_multiple(lq, size_multiple)
 
     def forward(part: Tensor) -> Tensor:
@@ -131,19 +139,22 @@ def restore_tiled(
         return result.float()
 
     with torch.no_grad(), _evaluating(net):
-        limit = _automatic_tile(net, forward, padded, context, size_multiple, where, precision, tile)
+        result = _Result(new_canvas().nbytes(lq.shape[1]), scale, exact) if where == lq.device else None
+        limit = _automatic_tile(net, forward, padded, context, size_multiple, where, precision, tile, result)
         batch: int | None = None
         forced: int | None = None
         while True:
             rows, columns = (plan_axis(n, limit, context, size_multiple) for n in padded.shape[-2:])
             batch = batch or _tiles_at_once(where, rows, columns, padded.shape[0])
+            canvas = new_canvas()
             try:
-                restored = _run(forward, padded, rows, columns, scale, exact, batch, on_tile)
-                return restored[..., : height * scale, : width * scale].contiguous(), forced
+                _run(forward, padded, rows, columns, scale, exact, batch, canvas, on_tile)
+                return canvas, forced
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler: while the exception lives, its frames keep the failed attempt's tensors.
+            del canvas
             _release(where)
             if batch > 1:
                 batch //= 2
@@ -210,18 +221,17 @@ def _run(
     scale: int,
     exact: bool,
     batch: int,
+    canvas: Canvas,
     on_tile: OnTile | None,
-) -> Tensor:
-    """One attempt: every tile once, into a buffer that belongs to this attempt alone."""
+) -> None:
+    """One attempt: every tile once, onto a canvas that belongs to this attempt alone."""
     places = [(i, j) for i in range(len(rows.starts)) for j in range(len(columns.starts))]
     if len(places) == 1:
-        whole = forward(padded).to(padded.device)
+        canvas.place(0, 0, forward(padded))
         if on_tile is not None:
             on_tile(1, 1)
-        return whole
-    down, across = rows.weights(scale), columns.weights(scale)
-    count = padded.shape[0]
-    buffer: Tensor | None = None
+        return
+    blend = None if exact else Blend(rows, columns, scale, canvas, padded.device)
     for first in range(0, len(places), batch):
         group = places[first : first + batch]
         parts = [
@@ -233,24 +243,17 @@ def _run(
             for i, j in group
         ]
         result = forward(torch.cat(parts))
-        if buffer is None:
-            size = (count, result.shape[1], rows.length * scale, columns.length * scale)
-            buffer = torch.zeros(size, device=padded.device)
         for (i, j), piece in zip(group, result.chunk(len(group)), strict=True):
+            if blend is not None:
+                blend.add(i, j, piece)
+                continue
             y, x = rows.starts[i] * scale, columns.starts[j] * scale
-            if exact:
-                (top, bottom), (left, right) = rows.core(i), columns.core(j)
-                top, bottom, left, right = top * scale, bottom * scale, left * scale, right * scale
-                cut = piece[..., top - y : bottom - y, left - x : right - x]
-                buffer[..., top:bottom, left:right] = cut.to(buffer.device)
-            else:
-                weight = (down[i][:, None] * across[j][None, :]).to(piece.device)
-                target = buffer[..., y : y + rows.size * scale, x : x + columns.size * scale]
-                target += (piece * weight).to(buffer.device)
+            (top, bottom), (left, right) = (
+                (low * scale, high * scale) for low, high in (rows.core(i), columns.core(j))
+            )
+            canvas.place(top, left, piece[..., top - y : bottom - y, left - x : right - x])
         if on_tile is not None:
             on_tile(min(first + batch, len(places)), len(places))
-    assert buffer is not None
-    return buffer
 
 
 def _tiles_at_once(device: torch.device, rows: Axis, columns: Axis, pictures: int) -> int:
@@ -259,6 +262,15 @@ def _tiles_at_once(device: torch.device, rows: Axis, columns: Axis, pictures: in
         return 1
     fitting = _BATCH_PIXELS // (rows.size * columns.size * pictures)
     return max(min(fitting, len(rows.starts) * len(columns.starts)), 1)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """The restored picture in the memory that tiles share: bytes of the whole, and how tiles are joined."""
+
+    held: int
+    scale: int
+    exact: bool
 
 
 def _automatic_tile(
@@ -270,8 +282,12 @@ def _automatic_tile(
     device: torch.device,
     precision: Precision,
     asked: Tile,
+    result: _Result | None,
 ) -> int | None:
-    """The tile asked for, or for "auto"/0 the largest that memory should allow (None: the whole picture)."""
+    """The tile asked for, or for "auto"/0 the largest that memory should allow (None: the whole picture).
+
+    ``result`` is what else has to fit; None where that lies in other memory.
+    """
     if asked is None or (asked != "auto" and asked > 0):
         return asked
     pictures, channels, height, width = padded.shape
@@ -286,11 +302,19 @@ def _automatic_tile(
         if not is_out_of_memory(error):
             raise
         return smallest
-    fitting = cost.pixels_within(free_memory(device)) // pictures
+    free = free_memory(device) - (0 if result is None else result.held)
+
+    def side_within(fitting: int) -> int:
+        # The short side stays whole when it is smaller than a square tile, which leaves more for the long side.
+        return max(math.isqrt(fitting), fitting // min(height, width))
+
+    fitting = cost.pixels_within(max(free, 0)) // pictures
     if height * width <= fitting:
         return None
-    # The short side stays whole when it is smaller than a square tile, which leaves more for the long side.
-    seen = max(math.isqrt(fitting), fitting // min(height, width))
+    seen = side_within(fitting)
+    if result is not None and not result.exact:
+        free -= pictures * blend_bytes(min(seen, height), width, channels, result.scale)
+        seen = side_within(cost.pixels_within(max(free, 0)) // pictures)
     tile = (seen - 2 * round_up(overlap, multiple)) // multiple * multiple
     return max(tile, smallest)
 
