@@ -173,15 +173,15 @@ def prove(
                 x = torch.stack([cut(picture, size) for _, picture in chosen])
                 names = tuple(name for name, _ in chosen)
                 expected = _finite(reference(x), "PyTorch fp32")
-                runs.append(_compared(exported(x), expected, size, names, runtime))
+                runs.append(compared(exported(x), expected, size, names, runtime))
                 if half_runtime is not None:
                     where = f"{runtime} in float16 arithmetic"
-                    half_runs.append(_compared(half_runtime(x), expected, size, names, where))
+                    half_runs.append(compared(half_runtime(x), expected, size, names, where))
         halved, problem = None, None
         if half is not None:
             try:
                 result = _finite(half(x), "float16 arithmetic (PyTorch)")
-                halved = _compared(result, expected, size, names, "float16 arithmetic")
+                halved = compared(result, expected, size, names, "float16 arithmetic")
             except RunStopped:
                 if precision == "fp16":
                     raise
@@ -230,9 +230,14 @@ def _finite(result: Tensor, where: str) -> Tensor:
     return result
 
 
-def _compared(
+def compared(
     result: Tensor, expected: Tensor, size: tuple[int, int], names: tuple[str, ...], runtime: str
 ) -> Run:
+    """How far ``result`` is from ``expected`` [B, C, H, W], values as they come; ``runtime`` stands in messages.
+
+    Raises:
+        RunStopped: another shape, or a value that is not finite.
+    """
     if result.shape != expected.shape:
         raise RunStopped(f"{runtime} gives {tuple(result.shape)}, PyTorch {tuple(expected.shape)}")
     error = (_finite(result, runtime).double() - expected.double()).abs()
