@@ -101,7 +101,12 @@ def _match(
 
 
 def _match_in_place(
-    queries: Tensor, keys: Tensor, values: Tensor, temperature: float | Tensor, valid: Tensor | None, rows: int
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    temperature: float | Tensor,
+    valid: Tensor | None,
+    rows: int,
 ) -> tuple[Tensor, Tensor]:
     """:func:`_match` of ``rows`` queries at a time in one buffer; numerator and denominator are one product."""
     batch, count, _ = queries.shape
