@@ -121,11 +121,29 @@ def test_the_best_reference_of_a_scene(system: Any, pictures: list[Path]) -> Non
         assert choice.kept == (number,) and len(choice.resemblance) == len(NAMES)
 
 
+def test_only_references_of_the_scene_count_unless_all_are_asked_for(
+    tmp_path: Path, system: Any, pictures: list[Path]
+) -> None:
+    """A second picture of the scene stays beside the first one, those of other scenes do not."""
+    later = picture(tmp_path / "later.png", clip("rocket", 6)[5])
+    files = [ReferenceFile(path) for path in [*pictures, later]]
+    work = SIZE.shrink(lightness(clip("rocket", 2)[1]))
+    choices = {
+        rule: ReferenceBank(system, files, SIZE, limit=10**6, per_scene=rule).choose(work, 0)
+        for rule in ("alike", "best", "all")
+    }
+    assert [choices[rule].kept for rule in ("alike", "best", "all")] == [(2, 4), (2,), (0, 1, 2, 3, 4)]
+    assert choices["alike"].left_out == ()
+    # Memory bounds these too, and tells what it costs.
+    tight = ReferenceBank(system, files, SIZE, limit=256).choose(work, 0)
+    assert (tight.kept, tight.left_out) == ((2,), (4,))
+
+
 def test_memory_is_bounded(system: Any, pictures: list[Path]) -> None:
     """Beyond the limit the best stay, the rest is named, and the features lie on the disk."""
     files = [ReferenceFile(path) for path in pictures]
-    everything = ReferenceBank(system, files, SIZE, limit=10**6)
-    bank = ReferenceBank(system, files, SIZE, limit=2 * 256)
+    everything = ReferenceBank(system, files, SIZE, limit=10**6, per_scene="all")
+    bank = ReferenceBank(system, files, SIZE, limit=2 * 256, per_scene="all")
     assert bank.counts == [256] * 4 and bank.limit == 512 and not bank._caches
     work = SIZE.shrink(lightness(clip("rocket", 2)[1]))
     choice = bank.choose(work, 0)

@@ -83,8 +83,11 @@ def colorize(
         typer.Option("--scene-cut", help="auto, content (PySceneDetect), off, or a file of frame numbers."),
     ] = "auto",
     per_scene: Annotated[
-        str, typer.Option("--reference-per-scene", help="all references, or the best one for each scene.")
-    ] = "all",
+        str,
+        typer.Option(
+            "--reference-per-scene", help="Those alike to its first frame, the best one, or all references."
+        ),
+    ] = "alike",
     chroma_upsample: Annotated[
         str, typer.Option("--chroma-upsample", help="bilinear, or guided by the edges of lightness.")
     ] = "bilinear",
@@ -137,7 +140,7 @@ def colorize(
         raise UserError("--resume goes on, --overwrite begins anew; give one of the two")
     _among("--mode", mode, _MODES)
     _among("--exemplar-head", exemplar_head, ("warp", "colornet"))
-    _among("--reference-per-scene", per_scene, ("all", "best"))
+    _among("--reference-per-scene", per_scene, ("alike", "best", "all"))
     _among("--chroma-upsample", chroma_upsample, ("bilinear", "guided"))
     side = _short_side(short_side, target_size)
     jobs = plan_films(input, output)

@@ -25,7 +25,7 @@ class ColorizeOptions:
         exemplar_head: with ``mode`` exemplar, what makes colours of a match: the match itself or SwinTExCo's network.
         short_side: of working pictures, a multiple of 32.
         scene_cut: ``auto``, ``content``, ``off``, or a file with frame numbers.
-        per_scene: all references for each scene, or the one that resembles its first frame most.
+        per_scene: for each scene the references that resemble its first frame, the one that does so most, or all.
         chroma_upsample: how chroma comes to full size.
         saturation: factor of the references' chroma.
         max_reference_keys: see :class:`ReferenceBank`.
@@ -39,7 +39,7 @@ class ColorizeOptions:
     exemplar_head: Head = "warp"
     short_side: int = 256
     scene_cut: str = "auto"
-    per_scene: PerScene = "all"
+    per_scene: PerScene = "alike"
     chroma_upsample: ChromaUpsample = "bilinear"
     saturation: float = 1.0
     max_reference_keys: int | None = None

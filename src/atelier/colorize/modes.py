@@ -70,7 +70,7 @@ def colour_in_modes(
             whole = lightness(gt).to(device)
             if size is None or bank is None:
                 size = WorkingSize.of(gt.shape[1], gt.shape[0], short_side)
-                bank = ReferenceBank(system, references, size, device=device)
+                bank = ReferenceBank(system, references, size, per_scene="all", device=device)
             elif tuple(gt.shape[:2]) != size.full:
                 raise UserError(
                     f"frame {index} is {gt.shape[1]}x{gt.shape[0]}, the ones before are {size.full[1]}x{size.full[0]}"
