@@ -82,6 +82,14 @@ CASES = {
         "xavier_normal",
     ),
 }
+SMALL = Case(
+    "Compact 8/2 x2, 64x48",
+    {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_conv": 2, "upscale": 2},
+    SRVGGNetCompact,
+    SpandrelCompact,
+    (48, 64),
+    "kaiming_normal",
+)
 
 
 def random_network(case: Case, picture: Tensor) -> nn.Module:
@@ -146,7 +154,7 @@ def forms_of(net: Any, case: Case, folder: Path) -> dict[str, Callable[[], Resto
 
     def exported(suffix: str) -> RestorationModel:
         kind = {".onnx": "onnx", ".xml": "openvino", ".param": "ncnn"}[suffix]
-        output = folder / f"net{suffix}"
+        output = folder / f"{kind}{suffix}"  # two formats have a .bin beside them
         export_model(source, output, FORMATS.options_class(kind).model_validate({}), proof)
         return load_model(output, device="cpu")
 
@@ -154,7 +162,7 @@ def forms_of(net: Any, case: Case, folder: Path) -> dict[str, Callable[[], Resto
         output = folder / "int8.onnx"
         options = Int8Options([bundled_path(name) for name in TRAIN_DEFAULT], proof)
         _, report = export_int8(source, output, options, proof)
-        print("\n".join(report.lines()), flush=True)
+        print("\n".join(report.lines()), file=sys.stderr, flush=True)
         return load_model(output, device="cpu")
 
     return {
@@ -184,11 +192,11 @@ def table(case: Case, net: nn.Module, weights: str, rounds: int, only: list[str]
                     model = opened()
                 run = compared(model.net(picture), expected, case.size, (PICTURE,), title)
             except (UserError, RunStopped) as error:
-                rows[title] = [f"not run: {str(error).splitlines()[0]}"] + [""] * 4
+                rows[title] = [f"not run: {str(error).splitlines()[0]}"] + [""] * 5
                 continue
             except RuntimeError as error:  # a compiler that is missing or stops, in torch's many types
                 rows[title] = [f"not run: {type(error).__name__}: {str(error).strip().splitlines()[0]}"]
-                rows[title] += [""] * 4
+                rows[title] += [""] * 5
                 continue
             models[title] = model
             psnr = "identical" if run.psnr is None else f"{run.psnr:.1f} dB"
@@ -196,7 +204,7 @@ def table(case: Case, net: nn.Module, weights: str, rounds: int, only: list[str]
         timings = measure_times(list(models.values()), case.size, warmups=2, rounds=rounds)
     base = timings[0].median
     for title, timing in zip(models, timings, strict=True):
-        spread = f"{1e3 * timing.lower:.0f} to {1e3 * timing.upper:.0f}"
+        spread = f"{1e3 * timing.lower:.1f} to {1e3 * timing.upper:.1f}"
         rows[title] = [f"{1e3 * timing.median:.1f}", spread, f"{base / timing.median:.2f}", *rows[title]]
     for title, cells in rows.items():
         print(f"| {' | '.join([case.title, weights, title, *cells])} |", flush=True)
@@ -214,6 +222,7 @@ def main() -> int:
     )
     parser.add_argument("--weights", type=Path, help="a trained Compact x2")
     parser.add_argument("--sweeps", type=int, default=0, help="of the transfer, where one is needed")
+    parser.add_argument("--small", action="store_true", help="a tiny network in place of --case")
     arguments = parser.parse_args()
     if missing := [package for package in NEEDED if find_spec(package) is None]:
         print(
@@ -225,10 +234,9 @@ def main() -> int:
     print(f"{head}; medians of {arguments.rounds}, taken in turn\n", flush=True)
     print("| network | weights | form | ms | quartiles | ratio | largest error | mean error | PSNR |")
     print("|---|---|---|" + "---:|" * 6, flush=True)
-    for key in arguments.case:
-        case = CASES[key]
+    for case in [SMALL] if arguments.small else [CASES[key] for key in arguments.case]:
         picture = cut(read_picture(bundled_path(PICTURE), 3), (64, 64))[None]
-        if key == "compact" and arguments.weights is not None:
+        if case.ours is SRVGGNetCompact and arguments.weights is not None:
             try:
                 net = trained_compact(arguments.weights, case.options, arguments.sweeps)
             except UserError as error:

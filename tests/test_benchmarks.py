@@ -12,8 +12,8 @@ import torch
 from support import REPOSITORY
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    script = REPOSITORY / "benchmarks" / "swinir_gpu.py"
+def run(*arguments: str, name: str = "swinir_gpu.py") -> subprocess.CompletedProcess[str]:
+    script = REPOSITORY / "benchmarks" / name
     return subprocess.run(
         [sys.executable, str(script), *arguments],
         capture_output=True,
@@ -55,3 +55,20 @@ def test_every_form_of_the_gpu_benchmark_that_the_cpu_can_run() -> None:
     step = "+ FlexAttention, learned bias"
     assert "does not support backward on CPU" in rows[step][4]
     assert all(float(rows[title][4]) > 0 for title in rows if title not in refused | {step})
+
+
+@pytest.mark.slow
+def test_every_runtime_of_the_export_benchmark() -> None:
+    """Not the compiled form, see above."""
+    forms = ("PyTorch eager", "onnxruntime fp32", "onnxruntime int8", "OpenVINO", "ncnn")
+    for package in ("onnxruntime", "openvino", "ncnn", "pnnx"):
+        pytest.importorskip(package)
+    ended = run("--small", "--rounds", "1", "--threads", "1", "--only", *forms, name="export_runtimes.py")
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("| Compact")]
+    rows = {cells[3].strip(): cells[4:-1] for cells in (line.split("|") for line in lines)}
+    assert set(rows) == {"spandrel eager", *forms}
+    for form, cells in rows.items():
+        assert len(cells) == 6
+        assert float(cells[0]) > 0
+        assert float(cells[3]) < (0.1 if form == "onnxruntime int8" else 1e-4)
