@@ -307,3 +307,12 @@ def test_a_foreign_network(tmp_path: Path) -> None:
     output = tmp_path / "foreign.onnx"
     made = export_model(tmp_path / "foreign.pth", output, find_format(output, None, {}), pictures())
     assert max(run.largest for run in made.proof.runs) < 1e-3
+
+
+@pytest.mark.parametrize(("first", "second"), [(".param", ".xml"), (".xml", ".param")])
+def test_second_files_of_another_format_stay(tmp_path: Path, first: str, second: str) -> None:
+    (tmp_path / f"a{first}").write_text("main")
+    (tmp_path / "a.bin").write_text("weights")
+    with pytest.raises(UserError, match=rf"a{second} would write over a\.bin, which belongs to .*a{first}"):
+        export_small("compact", tmp_path / f"a{second}")
+    assert (tmp_path / "a.bin").read_text() == "weights"

@@ -13,7 +13,7 @@ import torch
 
 from atelier.errors import UserError
 from atelier.export.calibration import _range, activation_ranges, calibration_crops
-from atelier.export.int8 import Int8Options, export_int8, runner
+from atelier.export.int8 import Int8Options, _partners, export_int8, runner
 from atelier.export.onnx_format import OnnxFormat, to_onnx
 from atelier.export.proof import read_picture
 from atelier.export.quantise import find_layers, quantised
@@ -187,12 +187,20 @@ def test_layers_are_kept_until_the_loss_is_small_enough(
         ({"method": "entropy"}, "--calibrate entropy: allowed are percentile, mse, minmax"),
         ({"activations": 4}, "--activations 4: allowed are 8 and 16"),
         ({"max_drop": 0.0}, "--max-drop 0.0: a number of dB above 0"),
-        ({"validation_lq": [Path("a.png")]}, "pictures of the same names"),
     ],
 )
 def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Int8Options(pictures(), **options)
+
+
+def test_inputs_may_carry_the_scale_in_their_names() -> None:
+    true = [Path("gt/baby.png"), Path("gt/bird.png")]
+    given = [Path("lq/bird.png"), Path("lq/babyx2.png"), Path("lq/other.png")]
+    options = Int8Options(pictures(), true, given)
+    assert _partners(options, 2) == [given[1], given[0]]
+    with pytest.raises(UserError, match=r"no picture for baby.png: .* \(babyx3.png\)"):
+        _partners(options, 3)
 
 
 def test_a_limit_that_cannot_be_kept_writes_nothing(

@@ -224,3 +224,44 @@ def test_restored_by_the_command(program: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert read_image(tmp_path / "out.png").pixels.shape == (20, 24, 3)
+
+
+def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    export_small("compact", tmp_path / "a.xml")
+    assert open_exported(tmp_path / "a.xml").facts.scale == 2
+    beside = tmp_path / "a.bin"
+    beside.write_bytes(beside.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"a\.bin is not the file that was exported with .*a\.xml"):
+        open_exported(tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_graph_of_one_size_restores_any_picture(tmp_path: Path, suffix: str) -> None:
+    net = network("compact")
+    path = tmp_path / "fixed.onnx"
+    torch.onnx.export(
+        net, (torch.zeros(1, 3, 16, 20),), path, dynamo=True, external_data=False, verbose=False
+    )
+    if suffix == ".xml":
+        openvino = pytest.importorskip("openvino")
+        openvino.save_model(openvino.Core().read_model(path), tmp_path / "fixed.xml", compress_to_fp16=False)
+        path = tmp_path / "fixed.xml"
+    port = {"range": [0, 1], "channel_order": "RGB"}
+    told = {
+        "scale": 2,
+        "in_channels": 3,
+        "out_channels": 3,
+        "input": port,
+        "output": port,
+        "receptive_radius": 4,
+    }
+    facts_path(path).write_text(json.dumps(told))
+    exported = open_exported(path)
+    assert exported.facts.size == (16, 20)
+    x = torch.rand(2, 3, 33, 47)
+    with torch.no_grad():
+        assert torch.allclose(exported(x), net(x), atol=1e-5)
+    facts_path(path).write_text(json.dumps({**told, "size": [16, 16]}))
+    with pytest.raises(UserError, match=r"size is \(16, 16\), the model itself has \(16, 20\)"):
+        open_exported(path)

@@ -63,7 +63,10 @@ def export(
         _Path, typer.Option("--validation", help="Folder of true pictures to measure int8 on.")
     ] = None,
     validation_lq: Annotated[
-        _Path, typer.Option("--validation-lq", help="Their inputs, same names; default: reduced bicubically.")
+        _Path,
+        typer.Option(
+            "--validation-lq", help="Their inputs, NAME or NAMExSCALE; default: reduced bicubically."
+        ),
     ] = None,
     target: Annotated[
         _Text, typer.Option("--target", help="Prepare a folder -o for a device, such as qcs8550.")

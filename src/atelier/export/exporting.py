@@ -16,7 +16,7 @@ from atelier import __version__
 from atelier.archs.info import count_parameters
 from atelier.archs.load import LoadedNetwork, load_network
 from atelier.errors import UserError
-from atelier.export.base import ExportFormat, Precision
+from atelier.export.base import FORMATS, ExportFormat, Precision
 from atelier.export.proof import Network, Proof, prove, read_pictures
 from atelier.export.trace import INPUT, OUTPUT, Door, Traced, first_line, trace
 from atelier.files import atomic_files, require_writable, sha256_of
@@ -113,8 +113,21 @@ def open_source(source: Path, output: Path, kind: ExportFormat, param_key: str |
     for path in files:
         if path.exists() and path.samefile(source):
             raise UserError(f"-o {output} would write over the model {source}")
+    _keep_others_files(output, kind)
     require_writable(output)
     return load_network(source, param_key=param_key)
+
+
+def _keep_others_files(output: Path, kind: ExportFormat) -> None:
+    """ncnn's and OpenVINO's second file have the same name; neither program allows another one."""
+    for other in FORMATS:
+        main, *seconds = FORMATS.options_class(other).suffixes
+        shared = set(seconds) & set(kind.suffixes[1:])
+        if other != kind.type and shared and output.with_suffix(main).exists():
+            raise UserError(
+                f"-o {output} would write over {output.with_suffix(shared.pop()).name}, which belongs to "
+                f"{output.with_suffix(main)} ({other}); give another name or folder"
+            )
 
 
 def _trace(net: nn.Module, loaded: LoadedNetwork) -> Traced:

@@ -23,7 +23,7 @@ from atelier.export.onnx_format import OnnxFormat, save_onnx
 from atelier.export.proof import prove, read_picture, read_pictures
 from atelier.export.quantise import SIXTEEN_BIT_OPSET, Layer, find_layers, quantised
 from atelier.export.trace import trace
-from atelier.files import atomic_files
+from atelier.files import atomic_files, sha256_of
 from atelier.images import from_tensor, imresize
 from atelier.metrics import psnr, ssim
 from atelier.restore.exported import facts_path, open_exported
@@ -52,7 +52,7 @@ class Int8Options:
     Attributes:
         calibration: pictures of the kind that the network will be given.
         validation: true pictures, reduced bicubically to the network's input; none: ``calibration`` serves.
-        validation_lq: inputs that belong to ``validation``, in the same order; none: made from it.
+        validation_lq: inputs of ``validation``, of the same names or with xSCALE behind; none: made from it.
         method: of calibration.
         activations: bits.
         keep_ends: leave the first and the last layer in float32.
@@ -76,10 +76,6 @@ class Int8Options:
             raise UserError(f"--max-drop {self.max_drop}: a number of dB above 0 is expected")
         if not self.calibration:
             raise UserError("--calibration: no pictures there")
-        if self.validation_lq and [each.stem for each in self.validation_lq] != [
-            each.stem for each in self.validation
-        ]:
-            raise UserError("--validation-lq and --validation must hold pictures of the same names")
 
 
 @dataclass(frozen=True)
@@ -222,7 +218,15 @@ def export_int8(
             f"median of 7 at {_TIMED[1]}x{_TIMED[0]}, {torch.get_num_threads()} threads, taking turns",
             sensitivity,
         )
-        whole_json = {**metadata, "quantisation": asdict(report), "proof": proof.as_json()}
+        contents = {
+            written[0].name: {"bytes": report.bytes_int8, "sha256": sha256_of(written[0])},
+        }
+        whole_json = {
+            **metadata,
+            "files": contents,
+            "quantisation": asdict(report),
+            "proof": proof.as_json(),
+        }
         written[-1].write_text(json.dumps(whole_json, indent=2) + "\n", encoding="utf-8")
         del exported
     return Exported((output, facts_path(output)), proof), report
@@ -295,17 +299,18 @@ def _samples(
             "--int8: the loss of a network of scale 1 is measured on pairs; give --validation and --validation-lq"
         )
     paths = options.validation or options.calibration
+    partners = _partners(options, scale)
     named = (
         f"{len(paths)} validation pictures" if options.validation else f"{len(paths)} CALIBRATION pictures"
     )
     samples = []
     for place, path in enumerate(paths):
         gt = read_picture(path, out_channels)[None]
-        if options.validation_lq:
-            lq = read_picture(options.validation_lq[place], channels)[None]
+        if partners:
+            lq = read_picture(partners[place], channels)[None]
             if [side * scale for side in lq.shape[-2:]] != list(gt.shape[-2:]):
                 raise UserError(
-                    f"{options.validation_lq[place]} is {lq.shape[-1]}x{lq.shape[-2]}, {path} is "
+                    f"{partners[place]} is {lq.shape[-1]}x{lq.shape[-2]}, {path} is "
                     f"{gt.shape[-1]}x{gt.shape[-2]}; the scale is {scale}"
                 )
             height, width = (min(side, LARGEST // scale) for side in lq.shape[-2:])
@@ -321,6 +326,21 @@ def _samples(
             lq = (imresize(gt, scale=1 / scale).clamp(0, 1) * 255).round() / 255
         samples.append((lq, gt))
     return samples, named
+
+
+def _partners(options: Int8Options, scale: int) -> list[Path]:
+    """For each picture of ``validation`` its input: ``baby.png``, or ``babyx2.png`` as in Set5."""
+    if not options.validation_lq:
+        return []
+    by_name = {each.stem: each for each in options.validation_lq}
+    found = [by_name.get(each.stem) or by_name.get(f"{each.stem}x{scale}") for each in options.validation]
+    lacking = [each.name for each, lq in zip(options.validation, found, strict=True) if lq is None]
+    if lacking:
+        raise UserError(
+            f"--validation-lq has no picture for {', '.join(lacking[:3])}{' ...' if lacking[3:] else ''}: inputs are "
+            f"called as the true pictures, or with x{scale} behind ({options.validation[0].stem}x{scale}.png)"
+        )
+    return [each for each in found if each is not None]
 
 
 def _milliseconds(*paths: Path) -> list[float]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from torch import Tensor, nn
 
 from atelier.errors import UserError
+from atelier.files import sha256_of
+from atelier.restore.fixed_size import run_at_size
 from atelier.restore.memory import Cost
 
 RUNTIMES: Final[dict[str, str]] = {
@@ -69,7 +71,8 @@ class ExportedFacts(_Model):
     """What a runner has to know; written by ``atelier export``, read by ``atelier restore``.
 
     ``receptive_radius`` is in input pixels, None where it is not bounded or not known. ``least_size`` is the smallest
-    side in pixels that the graph takes. ``normalisation`` is what is left to the runner: nothing, in files of ours.
+    side in pixels that the graph takes, ``size`` its (height, width) where it takes one only. ``normalisation`` is what
+    is left to the runner: nothing, in files of ours.
     """
 
     architecture: str = "exported network"
@@ -81,6 +84,7 @@ class ExportedFacts(_Model):
     size_multiple: int = Field(1, ge=1)
     receptive_radius: int | None = Field(None, ge=0)
     least_size: int = Field(1, ge=1)
+    size: tuple[PositiveInt, PositiveInt] | None = None
     normalisation: Normalisation = Normalisation()
     precision: str = "fp32"
     parameters: int | None = None
@@ -107,6 +111,7 @@ class Session:
         runtime: name, version and device of what runs it, for reports.
         metadata: the JSON found in the file; None where there is none.
         in_channels, out_channels: as far as the graph states them.
+        size: (height, width) of a graph that takes one size only.
         device: where ``run`` wants its input.
     """
 
@@ -115,6 +120,7 @@ class Session:
     metadata: str | None = None
     in_channels: int | None = None
     out_channels: int | None = None
+    size: tuple[int, int] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -146,7 +152,17 @@ class ExportedNetwork(nn.Module):
         )
         if facts.normalisation != Normalisation():
             values = (values - mean) / std
-        result = self.session.run(values.contiguous())
+        if facts.size is None:
+            result = self.session.run(values.contiguous())
+        else:
+            result = run_at_size(
+                self.session.run,
+                values,
+                facts.size,
+                facts.scale,
+                receptive_radius=facts.receptive_radius,
+                multiple=facts.size_multiple,
+            )
         return _ordered(_unscaled(result, facts.output), facts.output).to(x.device)
 
 
@@ -188,10 +204,31 @@ def open_exported(path: Path | str, device: torch.device | str | None = None) ->
     path = Path(path)
     if not path.is_file():
         raise UserError(f"model file {path} does not exist" if not path.exists() else f"{path} is no file")
+    _require_companions(path)
     session: Session = importlib.import_module(RUNTIMES[path.suffix.lower()]).open_session(
         path, "auto" if device is None else str(device)
     )
     return ExportedNetwork(session, read_facts(path, session))
+
+
+def _require_companions(path: Path) -> None:
+    """The files beside ``path`` are those that were exported with it, as far as its JSON says which these are.
+
+    Runtimes read foreign weights without a word, or fail with a message about shapes.
+    """
+    try:
+        told = json.loads(facts_path(path).read_text(encoding="utf-8"))
+        stated = {name: each["sha256"] for name, each in told["files"].items() if name != path.name}
+        ours = path.name in told["files"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # absent, written by hand, or told properly by read_facts
+    for name, expected in stated.items() if ours else ():
+        beside = path.with_name(name)
+        if beside.is_file() and sha256_of(beside) != expected:
+            raise UserError(
+                f"{beside} is not the file that was exported with {path}: another export has written over it; export "
+                f"{path.name} again, each format to a name or folder of its own"
+            )
 
 
 def read_facts(path: Path, session: Session) -> ExportedFacts:
@@ -216,7 +253,11 @@ def read_facts(path: Path, session: Session) -> ExportedFacts:
         raise UserError(f"{where}: no JSON ({error})") from None
     if not isinstance(told, dict):
         raise UserError(f"{where}: a JSON object is expected, such as {_EXAMPLE}")
-    graph = {"in_channels": session.in_channels, "out_channels": session.out_channels}
+    graph = {
+        "in_channels": session.in_channels,
+        "out_channels": session.out_channels,
+        "size": session.size,
+    }
     known = {key: value for key, value in graph.items() if value is not None}
     try:
         facts = ExportedFacts.model_validate(known | told)

@@ -53,11 +53,17 @@ def open_session(path: Path, device: str) -> Session:
         inner.get_modelmeta().custom_metadata_map.get(METADATA_KEY),
         _fixed(inputs[0].shape),
         _fixed(outputs[0].shape),
+        _size(inputs[0].shape),
     )
 
 
 def _fixed(shape: list[Any]) -> int | None:
     return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
+
+
+def _size(shape: list[Any]) -> tuple[int, int] | None:
+    height, width = shape[2:]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _provider(available: list[str], device: str) -> Any:

@@ -50,11 +50,17 @@ def open_session(path: Path, device: str) -> Session:
         model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else None,
         _fixed(model.input(0).partial_shape),
         _fixed(model.output(0).partial_shape),
+        _size(model.input(0).partial_shape),
     )
 
 
 def _fixed(shape: Any) -> int | None:
     return shape[1].get_length() if len(shape) == 4 and shape[1].is_static else None
+
+
+def _size(shape: Any) -> tuple[int, int] | None:
+    static = shape[2].is_static and shape[3].is_static
+    return (shape[2].get_length(), shape[3].get_length()) if static else None
 
 
 def _why(path: Path, error: Exception) -> str:
