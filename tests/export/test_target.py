@@ -64,6 +64,7 @@ def test_a_folder_for_the_tool_chain(tmp_path: Path) -> None:
     assert report["size"] == [24, 40]
     assert any("parameters" in line and "within 300,000" in line for line in lines)
     assert any("not measured" in line and "33" in line for line in lines)
+    assert not any("over budget" in line for line in lines)
 
 
 def _targets(tmp_path: Path, text: str) -> Path:
@@ -81,6 +82,7 @@ def test_targets_of_ones_own(tmp_path: Path) -> None:
     lines = _prepare(tmp_path, "small", targets=mine)
     assert any("parameters" in line and "OVER 100" in line for line in lines)
     assert any("macs" in line and "OVER 7" in line for line in lines)
+    assert "  over budget: parameters, macs" in lines
     assert any("file bytes" in line and "within 50,000,000" in line for line in lines)
     raw = np.fromfile(tmp_path / "device" / "calibration" / "000.raw", "<f4").reshape(24, 40, 3)
     # Neighbours within a channel are more alike than channels are.

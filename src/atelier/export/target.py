@@ -230,6 +230,9 @@ def _report(target: Target, name: str, found: dict[str, int], closeness: float |
     if closeness is not None and closeness < WARN_BELOW:
         lines.append(f"  warning: under {WARN_BELOW:g} dB to the float32 network; try --activations 16")
     lines.append("  not run here: the device's tool chain, its compiler and the device itself")
+    over = [key.replace("_", " ") for key, value in found.items() if limits[key] and value > limits[key]]
+    if over:
+        lines.append(f"  over budget: {', '.join(over)}")
     return lines
 
 
