@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_an_anchor_gives_its_frame_and_does_not_count(
     stored = json.loads((tmp_path / "o" / "evaluation.json").read_text())
     assert stored["films"]["cat"]["counted"] == [0, 1, 3]
     code, _, told = run(capsys, *words, "--reference", f"{films / 'cat' / '002.png'}@9")
-    assert (code, "names frame 9, but the film has 4 frames" in told) == (2, True)
+    assert (code, "names frame 9, but" in told and "has 4 frames, 0 to 3" in told) == (2, True)
 
 
 def test_finished_results_are_compared(
@@ -151,6 +152,29 @@ def test_mistakes_are_one_message(
     assert code == 2
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_films_that_cannot_be_measured_are_told_before_the_first_frame(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a film was coloured")
+
+    monkeypatch.setattr("atelier.colorize.modes.colour_in_modes", never)
+    paths = sorted((films / "cat").iterdir())
+    for number, path in enumerate(paths):
+        grey = np.repeat(read_image(path).pixels[..., 1:2], 3, axis=2)
+        write_image(tmp_path / "grey" / path.name, grey)
+        write_image(tmp_path / "sizes" / path.name, read_image(path).pixels[: 96 - (number == 3)])
+    write_image(tmp_path / "one" / "0.png", read_image(paths[0]).pixels)
+    for words, told in (
+        (["--gt", str(films), "--reference", f"{paths[0]}@4"], "names frame 4, but .* has 4 frames"),
+        (["--gt", str(tmp_path / "grey")], "grey is grey: its first frame should give the colours"),
+        (["--gt", str(tmp_path / "sizes")], "003.png is 128x95, the first frame"),
+        (["--gt", str(tmp_path / "one")], "one has one frame"),
+    ):
+        code, _, error = run(capsys, *words)
+        assert code == 2 and re.search(told, error) and "Traceback" not in error, error
 
 
 def test_options_of_films_need_the_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

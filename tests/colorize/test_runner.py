@@ -246,7 +246,7 @@ def test_going_on_with_other_options_or_references(
     ):
         with pytest.raises(UserError, match=rf"other options: {named} .*--overwrite begins anew"):
             colour(opened, place / "grey.mp4", str(output), [f"{place}/cat.png"], **{"segment": 2, **changes})
-    with pytest.raises(UserError, match="other options: references"):
+    with pytest.raises(UserError, match="other options: references; --overwrite"):
         colour(opened, place / "grey.mp4", str(output), [f"{place}/woman.png"], segment=2)
     colour(opened, place / "grey.mp4", str(output), [f"{place}/woman.png"], segment=2, overwrite=True)
     assert output.exists() and not (tmp_path / "out.mkv.parts").exists()

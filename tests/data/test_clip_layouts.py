@@ -510,6 +510,13 @@ def test_data_check_counts_what_each_rule_serves(tmp_path: Path, capsys: pytest.
     file = tmp_path / "run.yml"
     file.write_text(yaml.safe_dump(run))
     with pytest.raises(SystemExit) as done:
+        main(["data", "check", "-opt", str(file), "datasets.val.clips=3"])
+    assert not done.value.code and "val: 3 films to measure, synthetic" in capsys.readouterr().out
+    for words, told in (([], "given neither"), (["a", "b"], "given a, b")):
+        with pytest.raises(SystemExit) as done:
+            main(["data", "check", *words])
+        assert done.value.code == 2 and told in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
         main(["data", "check", str(file)])
     printed = capsys.readouterr()
     assert not done.value.code, printed.err

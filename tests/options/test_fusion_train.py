@@ -167,6 +167,14 @@ def test_flags_that_need_another_say_so() -> None:
     assert any(note.startswith("--hue_range: takes effect") for note in notes)
 
 
+def test_pictures_without_a_table_are_told_by_their_flag(tmp_path: Path) -> None:
+    (tmp_path / "film").mkdir()
+    with pytest.raises(UserError, match=r"^--imagenet: .* there is none \(\.csv\) in .*FILM\.refs/"):
+        options_of_flags(["--dataset", str(tmp_path), "--imagenet", "P"])
+    (tmp_path / "train.csv").write_text("")
+    assert options_of_flags(["--dataset", str(tmp_path), "--imagenet", "P"])
+
+
 def test_the_written_file_is_the_same_run(tmp_path: Path) -> None:
     words = [
         "--dataset",

@@ -323,12 +323,12 @@ def prepare_set5(
     _report(report.lines(dry_run), not report.failed)
 
 
-def _check_clips(opt: Path) -> None:
+def _check_clips(opt: Path, overrides: list[str]) -> None:
     from atelier.data.clip_checking import check_clips
     from atelier.data.clip_options import TrainClipsOptions, ValClipsOptions
     from atelier.errors import UserError
 
-    options = _train_data_options(opt, None)
+    options = _train_data_options(opt, overrides)
     train, validation = options.datasets.train, options.datasets.validation
     if not isinstance(train, TrainClipsOptions):
         raise UserError(
@@ -340,10 +340,15 @@ def _check_clips(opt: Path) -> None:
 
 @app.command()
 def check(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Folder with (clean) pictures, an .lmdb, or the option file of a run on clips."),
-    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder with (clean) pictures, an .lmdb, or the option file of a run on clips; with an option file, "
+            "key=value overrides.",
+        ),
+    ] = None,
+    opt: Annotated[Path | None, typer.Option("-opt", "--opt", help="Option file of a run on clips.")] = None,
     lq: Annotated[Path | None, typer.Option(help="Folder with their degraded versions.")] = None,
     scale: Annotated[int | None, typer.Option(help="gt side / lq side; needed with --lq.")] = None,
     filename_tmpl: Annotated[str, typer.Option(help="lq name without suffix for the gt name {}.")] = "{}",
@@ -355,9 +360,19 @@ def check(
     Exit code 1 when something must be mended; duplicates alone are only told. Of a run on clips (datasets.train.type
     clips) it opens all films and tells how many clips take their reference by which rule.
     """
-    if folder.suffix.lower() in {".yml", ".yaml", ".json"}:
-        _check_clips(folder)
+    from atelier.errors import UserError
+
+    words = words or []
+    if opt is None and words and Path(words[0]).suffix.lower() in {".yml", ".yaml", ".json"}:
+        opt, words = Path(words[0]), words[1:]
+    if opt is not None:
+        _check_clips(opt, words)
         return
+    if len(words) != 1:
+        raise UserError(
+            f"data check takes one folder, or -opt FILE for a run on clips; given {', '.join(words) or 'neither'}"
+        )
+    folder = Path(words[0])
     from atelier.data.checking import check_folder
     from atelier.data.sources import open_folders
 

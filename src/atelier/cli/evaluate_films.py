@@ -70,6 +70,8 @@ def evaluate_films(asked: FilmsToEvaluate, say: Callable[[str], None] = typer.ec
     else:
         asked.weights.check()
         pinned = _references(asked, films)
+        for path in films.values():
+            _check_film(path, pinned)
         from atelier.colorize.opening import open_system
         from atelier.restore.model import find_device
 
@@ -83,7 +85,7 @@ def evaluate_films(asked: FilmsToEvaluate, say: Callable[[str], None] = typer.ec
         told = ", ".join(map(str, pinned)) if pinned else f"each film's first frame as {asked.first_frame}"
         facts = {"References": told, "Working short side": str(asked.short_side)}
         title = str(
-            asked.weights.model or "weight-free colorizer" if _weight_free(asked.weights) else "colorizer"
+            asked.weights.model or ("weight-free colorizer" if _weight_free(asked.weights) else "colorizer")
         )
         measure_rows = lambda name, path: _frames_of_system(asked, opened, path, pinned, device)  # noqa: E731
 
@@ -200,6 +202,41 @@ def _references(asked: FilmsToEvaluate, films: dict[str, Path]) -> list[Referenc
             f"{pinned[0]} pins a frame of one film, but --gt has {len(films)}; measure them one by one"
         )
     return references
+
+
+def _check_film(path: Path, references: Sequence[ReferenceFile]) -> None:
+    """What would spoil the measurement after minutes, told before the first frame is coloured.
+
+    Raises:
+        UserError: a picture pinned beyond the end, frames of several sizes, a single frame, a first frame that shall
+            give the colours and is grey.
+    """
+    import torch
+
+    from atelier.colorize.ahead import check_source
+    from atelier.colorize.bank import is_grey
+    from atelier.colorize.coloured import ColorizeOptions
+    from atelier.images.lab import LabScale, rgb_to_lab
+    from atelier.images.tensors import to_tensor
+    from atelier.images.video import open_video
+
+    named = max(
+        ((each.frame, f"the reference {each}") for each in references if each.frame is not None),
+        default=(-1, ""),
+    )
+    source = open_video(str(path))
+    try:
+        check_source(source, ColorizeOptions(), named)
+    finally:
+        source.close()
+    if not references:
+        with torch.no_grad():
+            rgb = to_tensor(next(_pixels(path)))[None, :3].expand(1, 3, -1, -1)
+            if is_grey(LabScale.UNIT.normalise(rgb_to_lab(rgb))):
+                raise UserError(
+                    f"{path} is grey: its first frame should give the colours that --gt is compared with; "
+                    "a film in true colours is needed"
+                )
 
 
 def _pixels(path: Path) -> Iterator[Any]:

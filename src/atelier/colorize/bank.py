@@ -151,7 +151,7 @@ class ReferenceBank:
     @torch.no_grad()
     def _add(self, file: ReferenceFile) -> None:
         lab = self._lab(file)
-        if _is_grey(lab):
+        if is_grey(lab):
             if not file.from_folder:
                 raise UserError(
                     f"the reference {file.path} is grey: colours are taken from it, so it must have some"
@@ -215,7 +215,7 @@ class ReferenceBank:
         return Path(self._folder.name) / f"{number:06d}.pth"
 
 
-def _is_grey(lab: Tensor) -> bool:
+def is_grey(lab: Tensor) -> bool:
     """Whether a picture ``[1, 3, h, w]`` in unit LAB has hardly any colour, or one tint throughout."""
     chroma = LabScale.UNIT.restore(lab)[0, 1:].flatten(1)
     return float(chroma.var(dim=1, correction=0).sum().sqrt()) < GREY

@@ -96,7 +96,7 @@ class Ledger:
         before, now = found["options"], self._plan["options"]
         changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if changed:
-            lines = ", ".join(f"{key} ({before.get(key)} before, {now.get(key)} now)" for key in changed)
+            lines = ", ".join(_changed(key, before.get(key), now.get(key)) for key in changed)
             raise UserError(f"the work in {self.folder} began with other options: {lines}; {remedy}")
 
     def _counts(self, path: Path) -> bool:
@@ -105,6 +105,13 @@ class Ledger:
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number:06d}.{suffix}"
+
+
+def _changed(key: str, before: Any, now: Any) -> str:
+    """An option by name; with its values where people can read them, which digests are not."""
+    if any(isinstance(value, (list, dict)) or len(str(value)) > 40 for value in (before, now)):
+        return key
+    return f"{key} ({before} before, {now} now)"
 
 
 def _foreign(folder: Path) -> bool:

@@ -124,7 +124,15 @@ def _convert_data(conversion: FlagConversion) -> None:
     train = "datasets.train"
     conversion.put(train, {"type": "clips"})
     roots = [Path(each) for each in conversion.get("--dataset", default=())]
-    conversion.put(f"{train}.layout", _layout(roots), ("--dataset",))
+    layout = _layout(roots)
+    if layout == "folders" and conversion.has("--imagenet"):
+        raise conversion.error(
+            "its pictures are references that a table names, and there is none (.csv) in "
+            f"{', '.join(map(str, roots))}; leave it out (pictures of a film may lie in FILM.refs/ beside it), or "
+            "put the table there",
+            ("--imagenet",),
+        )
+    conversion.put(f"{train}.layout", layout, ("--dataset",))
     conversion.carry("--dataset", f"{train}.roots")
     conversion.carry("--imagenet", f"{train}.reference_roots")
     conversion.carry("--sequence_length", f"{train}.clip_length", 3)
