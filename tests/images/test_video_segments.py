@@ -276,7 +276,7 @@ def test_a_full_disk_while_encoding(tmp_path: Path) -> None:
 def test_refusals_before_any_work(tmp_path: Path) -> None:
     source = flat_film(tmp_path / "a.mp4", audio=1)
     cases: dict[str, dict[str, Any]] = {
-        "no encoder 'h265x'": {"encoding": Encoding("h265x")},
+        r"no encoder 'h265x' .*libx264.* \(all \d+: python -m av": {"encoding": Encoding("h265x")},
         "aac encodes audio": {"encoding": Encoding("aac")},
         "ffv1 has no --crf": {"encoding": Encoding("ffv1", crf=3)},
         "unknown --preset 'quick'": {"encoding": Encoding(preset="quick")},

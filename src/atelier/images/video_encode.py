@@ -117,7 +117,7 @@ def plan_encoding(encoding: Encoding, picture: Picture) -> Plan:
     """Decide what is left open and try it.
 
     Raises:
-        UserError: no such encoder (those there are, are listed), an option that it does not have, or a size or pixel
+        UserError: no such encoder (the usual ones that there are, are listed), an option that it does not have, or a size or pixel
             format that it refuses.
     """
     name = find_encoder(encoding.codec)
@@ -137,7 +137,7 @@ def plan_encoding(encoding: Encoding, picture: Picture) -> Plan:
 
 
 def find_encoder(name: str) -> str:
-    """FFmpeg's name of the video encoder meant; a :class:`UserError` lists those there are."""
+    """FFmpeg's name of the video encoder meant; a :class:`UserError` lists the usual ones that there are."""
     import av
 
     wanted = _ALIASES.get(name.lower(), name)
@@ -152,8 +152,8 @@ def find_encoder(name: str) -> str:
     if found is not None:
         raise UserError(f"{name} encodes {found.type}, not video; video: {', '.join(usual)}")
     raise UserError(
-        f"no encoder '{name}' in this FFmpeg{did_you_mean(wanted, there)}; the usual ones here: {', '.join(usual)}; "
-        f"all: {', '.join(there)}"
+        f"no encoder '{name}' in this FFmpeg{did_you_mean(wanted, there)}; the usual ones here: {', '.join(usual)} "
+        f"(all {len(there)}: python -m av --codecs)"
     )
 
 
