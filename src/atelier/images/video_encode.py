@@ -117,8 +117,8 @@ def plan_encoding(encoding: Encoding, picture: Picture) -> Plan:
     """Decide what is left open and try it.
 
     Raises:
-        UserError: no such encoder (the usual ones that there are, are listed), an option that it does not have, or a size or pixel
-            format that it refuses.
+        UserError: no such encoder (the usual ones there are, are listed), an option that it does not have, or a size or
+            pixel format that it refuses.
     """
     name = find_encoder(encoding.codec)
     options = _options(name, encoding)
