@@ -173,6 +173,29 @@ def test_a_gain_in_one_metric_and_a_loss_in_another(run: Path) -> None:
     assert page.all("section", class_="verdict open")
 
 
+def test_a_loss_that_no_decimal_shows_is_none(run: Path) -> None:
+    near = {image: (psnr + 1, ssim - 1e-6) for image, (psnr, ssim) in BASE.items()}
+    write_lines(run, [measured(BASE, 0, "bicubic"), measured(near, 200)])
+    page = page_of(run)
+    assert "1.00 dB better than bicubic" in page.text and "worse in" not in page.text
+    assert page.all("section", class_="verdict good") and not page.all("td", class_="number bad")
+
+
+def test_colours_are_to_be_like_the_truths(run: Path) -> None:
+    """Less colourfulness and more change of it (CDC) are no loss, and not called one."""
+    lines = [measured(BASE, 0, "average"), measured({k: (a + 1, b - 0.1) for k, (a, b) in BASE.items()}, 200)]
+    for line in lines:
+        for values in (line["metrics"], *line["images"].values()):
+            values["colourfulness"] = values.pop("ssim")
+        line["metrics"]["colourfulness"]["protocol"] = "colourfulness"
+    write_lines(run, lines)
+    page = page_of(run)
+    assert "1.00 dB better than average" in page.text and "worse in" not in page.text
+    assert "colourfulness to be like the truth’s" in page.text
+    assert "colourfulness: 0.7000 against 0.8000 for average (−0.1000)." in page.text
+    assert not page.all("td", class_="number bad")
+
+
 def test_another_protocol_is_no_baseline(run: Path) -> None:
     base = measured(BASE, 0, "bicubic")
     base["metrics"]["psnr"]["protocol"] = "PSNR-RGB (crop 2)"

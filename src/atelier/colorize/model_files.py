@@ -232,9 +232,11 @@ def _lines(
         ]
         return f" ({'; '.join(parts)})" if parts else ""
 
+    flow = "dis, without weights" if _kind(options.flow) == "dis" else f"{_kind(options.flow)}{told('flow')}"
+    trained = "" if getattr(options.exemplar, "freeze", False) else ", trained with the fusion"
     return (
-        f"flow: {_kind(options.flow)}{told('flow')}",
-        f"exemplar: {_kind(options.exemplar)}{told('exemplar')}",
+        f"flow: {flow}",
+        f"exemplar: {_kind(options.exemplar)}{told('exemplar')}{trained}",
         f"fusion: {_kind(options.fusion)}, trained weights of {report.source}",
     )
 

@@ -16,7 +16,7 @@ from atelier.evaluate.crops import Crop
 from atelier.evaluate.embedding import Version, embed_versions
 from atelier.evaluate.films import ROWS, TRUTH
 from atelier.evaluate.page import fill_template
-from atelier.evaluate.results import format_change, format_value, is_decibel
+from atelier.evaluate.results import LIKE_THE_TRUTH, format_change, format_value, is_decibel
 from atelier.evaluate.sections import MAX_BYTES, PictureCard
 from atelier.files import atomic_write
 
@@ -40,8 +40,6 @@ _HEADS = {
     "lpips": "LPIPS",
     "fid": "FID",
 }
-#: Neither more nor less is better.
-_LIKE_THE_TRUTH = ("colourfulness", "colourfulness_share", "cdc")
 _DECIMALS = {
     **dict.fromkeys(("delta_ab", "ciede2000", "colourfulness_share", "warp_error"), 2),
     **dict.fromkeys(("colourfulness", "fid"), 1),
@@ -200,7 +198,7 @@ def page(colouring: Colouring) -> str:
 def _read(measure: str) -> str:
     """How a measure is read: the protocol, and which way is up where that alone says something."""
     each = described()[measure]
-    if measure in _LIKE_THE_TRUTH:
+    if measure in LIKE_THE_TRUTH:
         return str(each.protocol)
     return f"{each.protocol}, {'higher' if each.higher_is_better else 'lower'} is better"
 

@@ -14,7 +14,7 @@ from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.charts import Chart, make_chart, show_count, show_number
 from atelier.evaluate.feature_maps import feature_rows
 from atelier.evaluate.page import fill_template, flat_rows
-from atelier.evaluate.results import format_change, format_value
+from atelier.evaluate.results import LIKE_THE_TRUTH, format_change, format_value
 from atelier.evaluate.run_record import RunRecord, read_run
 from atelier.evaluate.sections import set_section
 from atelier.evaluate.verdict import comparable_baseline, judge
@@ -156,7 +156,7 @@ def _quality_charts(record: RunRecord) -> list[Chart]:
                     unit=f"set {name}" if len(record.validations) > 1 else "",
                     show=lambda value, protocol=protocol: format_value(value, protocol),  # type: ignore[misc]
                     reference=line,
-                    higher_is_better=mean.higher_is_better,
+                    higher_is_better=None if key in LIKE_THE_TRUTH else mean.higher_is_better,
                 )
             )
     return [chart for chart in charts if chart is not None]

@@ -14,6 +14,9 @@ from atelier.errors import UserError
 
 Pixels = npt.NDArray[Any]
 
+#: Measures of colour of which neither more nor less is better: they are to be like the truth's.
+LIKE_THE_TRUTH = frozenset({"colourfulness", "colourfulness_share", "cdc"})
+
 
 class Described(Protocol):
     """How a number is to be read."""
@@ -170,6 +173,11 @@ def format_change(change: float, protocol: str) -> str:
         return "–"
     text = f"{change:+.{decimals(protocol)}f}".replace("-", "−")
     return text + (" dB" if is_decibel(protocol) else "")
+
+
+def shows_change(change: float, protocol: str) -> bool:
+    """Whether the decimals of :func:`format_change` show that there is one."""
+    return any(digit in "123456789" for digit in format_change(change, protocol))
 
 
 def is_decibel(protocol: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from atelier.evaluate.embedding import EmbeddedPicture, embed
-from atelier.evaluate.results import ValidationResult, format_change, format_value
+from atelier.evaluate.results import ValidationResult, format_change, format_value, shows_change
 from atelier.evaluate.run_record import RunRecord, SampleFiles, find_samples
 from atelier.evaluate.verdict import MetricRow, comparable_baseline, image_gains, metric_rows
 
@@ -233,7 +233,7 @@ def _image_rows(
                 change = value - before
                 sign = (
                     0
-                    if not change or math.isnan(change)
+                    if not row.directed or not shows_change(change, row.protocol)
                     else (1 if (change > 0) == row.higher_is_better else -1)
                 )
                 cells += [_cell(before, row.protocol), _cell(value, row.protocol)]

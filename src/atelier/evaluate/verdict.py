@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 
 from atelier.evaluate.best import is_better
-from atelier.evaluate.results import MetricMean, ValidationResult, format_change, format_value
+from atelier.evaluate.results import (
+    LIKE_THE_TRUTH,
+    MetricMean,
+    ValidationResult,
+    format_change,
+    format_value,
+    shows_change,
+)
 from atelier.evaluate.run_record import RunRecord
 
 #: Sets below this size get a word of caution.
@@ -38,6 +45,16 @@ class MetricRow:
     better_images: int
     compared_images: int
 
+    @property
+    def directed(self) -> bool:
+        """Whether more or less is better at all; else ``improved`` is None."""
+        return self.key not in LIKE_THE_TRUTH
+
+    @property
+    def worse(self) -> bool:
+        """Worse than the baseline by something that the shown decimals show."""
+        return self.improved is False and self.change is not None and shows_change(self.change, self.protocol)
+
 
 def metric_rows(record: RunRecord, name: str) -> list[MetricRow]:
     """Every metric of set ``name``'s last validation, compared with the baseline of the same protocol."""
@@ -58,7 +75,9 @@ def metric_rows(record: RunRecord, name: str) -> list[MetricRow]:
                 best.metrics[key],
                 best.iteration,
                 change,
-                is_better(mean.value, base.value, higher_is_better=mean.higher_is_better) if base else None,
+                is_better(mean.value, base.value, higher_is_better=mean.higher_is_better)
+                if base and key not in LIKE_THE_TRUTH
+                else None,
                 sum(gain > 0 for gain in gains.values()),
                 len(gains),
             )
@@ -119,6 +138,11 @@ def _headline(rows: list[MetricRow], reference: ValidationResult | None) -> tupl
     first = rows[0]
     if first.baseline is None or first.change is None or reference is None:
         return f"{format_value(first.last.value, first.protocol)}, with nothing to compare it to", "open"
+    if not first.directed:
+        return (
+            f"{format_value(first.last.value, first.protocol)}, which alone is neither better nor worse",
+            "open",
+        )
     method = _method(reference)
     size = format_value(abs(first.change), first.protocol)
     if first.change == 0 or not math.isfinite(first.change):
@@ -128,7 +152,7 @@ def _headline(rows: list[MetricRow], reference: ValidationResult | None) -> tupl
     headline = f"{size} better than {method}"
     if first.better_images < first.compared_images:
         headline += " on average, but not on every picture"
-    worse = [row.protocol for row in rows[1:] if row.improved is False and row.change]
+    worse = [row.protocol for row in rows[1:] if row.worse]
     return (f"{headline}; worse in {', '.join(worse)}", "open") if worse else (headline, "good")
 
 
@@ -137,9 +161,10 @@ def _sentence(row: MetricRow, reference: ValidationResult | None) -> str:
     if row.baseline is not None and row.change is not None and reference is not None:
         text += (
             f" against {format_value(row.baseline.value, row.protocol)} for {_method(reference)} "
-            f"({format_change(row.change, row.protocol)}), "
-            f"better on {row.better_images} of {_pictures(row.compared_images)}"
+            f"({format_change(row.change, row.protocol)})"
         )
+        if row.directed:
+            text += f", better on {row.better_images} of {_pictures(row.compared_images)}"
     if row.last.excluded:
         text += f"; {_pictures(row.last.excluded)} without a finite value left out of the mean"
     return text + "."
