@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -316,3 +320,38 @@ def test_second_files_of_another_format_stay(tmp_path: Path, first: str, second:
     with pytest.raises(UserError, match=rf"a{second} would write over a\.bin, which belongs to .*a{first}"):
         export_small("compact", tmp_path / f"a{second}")
     assert (tmp_path / "a.bin").read_text() == "weights"
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_files_that_may_not_grow(tmp_path: Path, suffix: str) -> None:
+    """As on a full disk; torch's own writer would abort the process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save_network("compact", tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(
+            UserError, match=rf"cannot write .*a{re.escape(suffix)}: the file system allows no"
+        ):
+            export_model(
+                tmp_path / "compact.pth",
+                tmp_path / f"a{suffix}",
+                find_format(Path(f"a{suffix}"), None, {}),
+                pictures(),
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [each.name for each in tmp_path.iterdir()] == ["compact.pth"]
+
+
+def test_openvino_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+
+    def save_model(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", save_model)
+    with pytest.raises(UserError, match=r"cannot write a\.xml: RuntimeError: basic_ios"):
+        export_small("compact", tmp_path / "a.xml")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"cannot write .*a\.xml: the disk is full"):
+        export_small("compact", tmp_path / "a.xml")

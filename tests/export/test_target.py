@@ -14,6 +14,7 @@ from atelier.errors import UserError
 from atelier.export.int8 import runner
 from atelier.export.target import peak_activations, prepare_target
 from atelier.export.target_options import find_target
+from atelier.restore.exported import open_exported
 from exports import network, pictures, save_network
 
 onnx = pytest.importorskip("onnx")
@@ -147,3 +148,16 @@ def test_peak_memory_counts_what_lives_together() -> None:
 
     assert peak("x") == 12
     assert peak("b") == 8
+
+
+def test_windows_at_one_size(tmp_path: Path) -> None:
+    listed = (
+        "Add, Cast, Concat, Conv, DepthToSpace, Div, Gather, Gelu, Gemm, LayerNormalization, MatMul, Mul, Reshape, "
+        "Slice, Softmax, Squeeze, Sub, TopK, Transpose, Unsqueeze"
+    )
+    mine = _targets(tmp_path, f"all:\n  description: all\n  size: 24x40\n  operators: [{listed}]\n")
+    lines = _prepare(tmp_path, "all", "swinir", targets=mine, activations=16)
+    assert any("int8 to float32" in line for line in lines)
+    assert open_exported(tmp_path / "device" / "model_float.onnx").facts.size == (24, 40)
+    with pytest.raises(UserError, match=r"qcs8550 does not run the operators .*Erf"):
+        prepare_target(tmp_path / "swinir.pth", tmp_path / "other", "qcs8550", pictures(), pictures())

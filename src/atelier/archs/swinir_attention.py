@@ -41,8 +41,7 @@ def fused_attention(
             biases.index_select(0, groups) if len(biases) > 1 else biases.expand(groups.shape[0], -1, -1, -1)
         )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
-        # A view would be right only for the memory order of the kernel that the trace saw.
-        return out.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2)
+        return _side_by_side(out)
     results = []
     start = 0
     for count, kind in groups:
@@ -51,8 +50,17 @@ def fused_attention(
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=biases[kind : kind + 1], dropout_p=dropout, scale=scale
         )
-        results.append(out.transpose(1, 2).flatten(2))
+        results.append(_side_by_side(out))
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _side_by_side(out: Tensor) -> Tensor:
+    """[n, h, N, d] to [n, N, h * d]."""
+    out = out.transpose(1, 2)
+    if torch.compiler.is_compiling():
+        # A view would be right only for the memory order of the kernel that the trace saw.
+        out = out.clone(memory_format=torch.contiguous_format)
+    return out.flatten(2)
 
 
 class WindowAttention(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -33,15 +35,18 @@ class OpenVinoFormat(ExportFormat):
         from atelier.export.trace import first_line
         from atelier.restore.exported import METADATA_KEY
 
-        proto = to_onnx(traced, _OPSET)
+        graph = to_onnx(traced, _OPSET).SerializeToString()
         try:
-            model = openvino.Core().read_model(proto.SerializeToString())
+            model = openvino.Core().read_model(graph)
         except Exception as error:  # openvino raises RuntimeErrors of private types
             raise UserError(f"OpenVINO cannot take this network: {_reason(error)}") from error
         model.set_rt_info(json.dumps(metadata), [METADATA_KEY])
         try:
             openvino.save_model(model, str(main), compress_to_fp16=precision == "fp16")
         except RuntimeError as error:
+            # OpenVINO's message does not tell a full disk from anything else.
+            if shutil.disk_usage(main.parent).free < len(graph):
+                raise OSError(errno.ENOSPC, "full", main.name) from error
             raise UserError(f"OpenVINO cannot write {main.name}: {first_line(error)}") from error
 
     def facts(self) -> dict[str, Any]:

@@ -23,10 +23,13 @@ class TorchFormat(ExportFormat):
 
     def write(self, traced: Traced, main: Path, metadata: Mapping[str, Any], precision: Precision) -> None:
         """One file, metadata as an extra file inside it."""
+        import io
+
         import torch
 
         from atelier.restore.exported import METADATA_KEY
 
-        torch.export.save(
-            traced.program, str(main), extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)}
-        )
+        # Torch's own writer ends the whole process where a disk is full.
+        content = io.BytesIO()
+        torch.export.save(traced.program, content, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
+        main.write_bytes(content.getbuffer())
