@@ -236,9 +236,10 @@ def test_a_resolved_option_file_can_be_read_again(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_files_are_valid_and_name_what_is_absent(path: Path) -> None:
+def test_shipped_files_are_valid_and_name_what_is_absent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from atelier.options.absent import absent_data, absent_weights
 
+    monkeypatch.setattr("atelier.archs.swintexco_backbone._cached", lambda: None)
     options = load_run_options(path)
     assert options.objective.type == "colorize"
     absent = [*absent_data(options), *absent_weights(options)]
@@ -246,9 +247,11 @@ def test_shipped_files_are_valid_and_name_what_is_absent(path: Path) -> None:
     wanted: dict[str, set[str]] = {
         "tiny": set(),
         "fusion_finetune": {"network_g.flow.weights", "network_g.exemplar.checkpoint"},
-        "fusion_scratch": {"network_g.flow.weights"},
+        "fusion_scratch": {"network_g.flow.weights", "network_g.exemplar.backbone_weights"},
     }
     assert {key for key in keys if key.startswith("network_g")} == wanted[path.stem]
+    monkeypatch.setattr("atelier.archs.swintexco_backbone._cached", lambda: path)
+    assert not any("backbone" in line for line in absent_weights(options))
 
 
 def test_there_are_three_shipped_files() -> None:

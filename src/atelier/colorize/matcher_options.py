@@ -118,6 +118,19 @@ class SwinTExCoOptions(ExemplarOptions):
                 return None
             raise
 
+    def lacking(self) -> list[str]:
+        """``backbone_weights: ...`` where no file of the Swin transformer is named or in timm's cache."""
+        if self.backbone_weights is not None or self.checkpoint is not None or self.allow_random_backbone:
+            return []
+        from atelier.archs.swintexco_backbone import find_backbone, require_timm
+
+        try:
+            require_timm()
+            find_backbone(download=False)
+        except UserError as error:
+            return [f"backbone_weights: left out, and a run would have to fetch it: {error}"]
+        return []
+
     def build(self) -> ExemplarMatcher:
         """The matcher with its weights.
 

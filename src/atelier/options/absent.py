@@ -29,7 +29,7 @@ def absent_weights(options: RunOptions, *, start: bool = True) -> list[str]:
         options: a run's.
         start: also those that only a new run reads; a checkpoint that is continued replaces them.
     """
-    return _absent(_weights(options, start))
+    return [*_absent(_weights(options, start)), *_lacking("network_g", options.network_g)]
 
 
 def check_weights(options: RunOptions, *, start: bool) -> None:
@@ -64,6 +64,17 @@ def _named_files(key: str, options: BaseModel) -> Iterator[tuple[str, Path]]:
             yield from _named_files(f"{key}.{name}", value)
         elif isinstance(value, Path):
             yield f"{key}.{name}", value
+
+
+def _lacking(key: str, options: BaseModel) -> Iterator[str]:
+    """What parts of a network need that nobody named (``lacking()`` of their options)."""
+    lacking = getattr(options, "lacking", None)
+    if lacking is not None:
+        yield from (f"{key}.{line}" for line in lacking())
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if isinstance(value, BaseModel):
+            yield from _lacking(f"{key}.{name}", value)
 
 
 def _paths(value: object) -> list[Path]:
