@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,18 @@ def test_unknown_command_is_code_2() -> None:
     assert result.returncode == 2
     assert "trian" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("rank", "level"), [("1", "ERROR"), (None, None)])
+def test_many_processes_keep_the_pages_of_the_store_to_themselves(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, level: str | None
+) -> None:
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ.get("TORCH_CPP_LOG_LEVEL") == level
+    os.environ.pop("TORCH_CPP_LOG_LEVEL", None)

@@ -87,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # cores too. Sleeping costs a little on an idle machine and gains far more on a busy one (benchmarks/waiting.py).
     # Read when torch is loaded, so it must be set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "RANK" in os.environ:
+        # Where a process that others talk to has gone, torch's store prints a page of its own calls for each of them,
+        # and the sentence that says so is lost in it.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app(args=with_dashes(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from atelier.errors import UserError
+from atelier.files import describe_os_error
 from atelier.images import png, shallow, tiff
 from atelier.images.header import Header, Pixels, fitting_profile, swaps_axes, upright
 
@@ -284,4 +285,4 @@ def _write_whole(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(describe_os_error(error, path)) from error
