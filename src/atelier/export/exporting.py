@@ -62,7 +62,7 @@ def export_model(
     """
     loaded = open_source(source, output, kind, param_key)
     facts = loaded.facts
-    check_precision(precision, facts)
+    check_precision(precision, facts, bf16=False)
     inputs = read_pictures(pictures, facts.in_channels)
     say(
         f"{source}: {facts.architecture} x{facts.scale}, {facts.in_channels} to {facts.out_channels} channels"

@@ -302,12 +302,15 @@ def _check_image(image: NDArray[Any]) -> None:
             raise UserError(f"float pictures are in [0, 1]; this one reaches {largest:.6g}")
 
 
-def check_precision(precision: str, facts: Facts) -> None:
-    """Refuse what does not exist, and what would give black pictures (SwinIR issues 103 and 180)."""
+def check_precision(precision: str, facts: Facts, *, bf16: bool = True) -> None:
+    """Refuse what does not exist, and what would give black pictures (SwinIR issues 103 and 180).
+
+    ``bf16`` says whether the caller has bf16 to offer instead of fp16.
+    """
     if precision not in ("auto", "fp32", "bf16", "fp16"):
         raise UserError(f"unknown precision '{precision}'; allowed: auto, fp32, bf16, fp16")
     if precision == "fp16" and not facts.supports_half:
-        other = "bf16 or fp32" if facts.supports_bfloat16 else "fp32"
+        other = "bf16 or fp32" if bf16 and facts.supports_bfloat16 else "fp32"
         raise UserError(
             f"fp16 is not safe for {facts.architecture}: its activations grow beyond 65504, the largest fp16 "
             f"number, and pictures turn black; use {other}"
