@@ -269,3 +269,11 @@ def test_pictures_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     model.fail = lambda pixels: ahead.append(len(read) - model.calls)
     assert run(source, tmp_path / "out", model).done == 12
     assert max(ahead) <= folder._AHEAD
+
+
+def test_a_failed_file_is_named_once() -> None:
+    told = [(Path("a.mp4"), "a.mp4 has no frames"), (Path("b.png"), "it is damaged")]
+    assert str(FolderReport(failed=told)).splitlines()[1:] == [
+        "  a.mp4 has no frames",
+        "  b.png: it is damaged",
+    ]

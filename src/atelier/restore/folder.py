@@ -70,8 +70,13 @@ class FolderReport:
             parts.append(f"{self.skipped} skipped (done already; --overwrite repeats them)")
         if self.failed:
             parts.append(f"{len(self.failed)} failed:")
-        lines = [", ".join(parts), *(f"  {path}: {reason}" for path, reason in self.failed)]
+        lines = [", ".join(parts), *(failure_line(path, reason) for path, reason in self.failed)]
         return "\n".join(lines)
+
+
+def failure_line(path: Path | str, reason: str) -> str:
+    """A line of the report: the file once, also where the reason names it already."""
+    return f"  {reason}" if reason.startswith(f"{path}") else f"  {path}: {reason}"
 
 
 def plan_jobs(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atelier.errors import RunStopped, UserError
-from atelier.restore.folder import FolderReport, Job, restore_folder, stops_everything
+from atelier.restore.folder import FolderReport, Job, failure_line, restore_folder, stops_everything
 
 if TYPE_CHECKING:
     from atelier.ranks import Crew
@@ -144,7 +144,9 @@ def _what_is_left(whole: FolderReport, jobs: list[Job], films: list[FilmJob], ov
     total = len(jobs) + len(films)
     text = f"{total - len(left) - len(failed)} of {total} are done"
     if failed:
-        text += f", {len(failed)} failed:" + "".join(f"\n  {path}: {why}" for path, why in whole.failed)
+        text += f", {len(failed)} failed:" + "".join(
+            f"\n{failure_line(path, why)}" for path, why in whole.failed
+        )
     if left:
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         text += f"\nnot done: {', '.join(left[:_NAMED])}{more}"
