@@ -152,7 +152,7 @@ def find_encoder(name: str) -> str:
     if found is not None:
         raise UserError(f"{name} encodes {found.type}, not video; video: {', '.join(usual)}")
     raise UserError(
-        f"no encoder '{name}' in this FFmpeg{did_you_mean(wanted, there)}; the usual ones here: {', '.join(usual)} "
+        f"no encoder '{name}' in this FFmpeg{did_you_mean(wanted, usual)}; the usual ones here: {', '.join(usual)} "
         f"(all {len(there)}: python -m av --codecs)"
     )
 
