@@ -32,6 +32,7 @@ from spandrel.architectures.Compact import Compact as SpandrelCompact
 from spandrel.architectures.SwinIR import SwinIR as SpandrelSwinIR
 from torch import Tensor, nn
 
+from atelier.allocator import keep_freed_memory
 from atelier.archs import SRVGGNetCompact, SwinIR, load_network, save_weights
 from atelier.archs.compiling import compile_blocks
 from atelier.archs.initialise import initialise
@@ -230,6 +231,7 @@ def main() -> int:
         )
         return 2
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     head = f"torch {torch.__version__}, {arguments.threads} threads each, {torch.backends.cpu.get_cpu_capability()}"
     print(f"{head}; medians of {arguments.rounds}, taken in turn\n", flush=True)
     print("| network | weights | form | ms | quartiles | ratio | largest error | mean error | PSNR |")

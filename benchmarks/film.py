@@ -21,6 +21,7 @@ import av
 import numpy as np
 import torch
 
+from atelier.allocator import keep_freed_memory
 from atelier.archs.compact_options import SRVGGNetCompactOptions
 from atelier.archs.facts import facts_of
 from atelier.images import to_tensor
@@ -70,6 +71,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch; the encoder has its own")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    keep_freed_memory()
     torch.manual_seed(0)
     options = SRVGGNetCompactOptions(num_feat=32, num_conv=32, upscale=2)
     model = RestorationModel(options.build(), facts_of(options), device="cpu")

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from atelier.allocator import keep_freed_memory
 from atelier.archs.compact_options import SRVGGNetCompactOptions
 from atelier.archs.facts import facts_of
 from atelier.images.files import read_image, write_image
@@ -61,6 +62,7 @@ def picture(height: int, width: int) -> np.ndarray:
 def measure(source: Path, room: int, threads: int, answer: multiprocessing.SimpleQueue[Peak]) -> None:
     """In a process of its own."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     torch.manual_seed(0)
     options = SRVGGNetCompactOptions(num_feat=32, num_conv=32, upscale=2)
     model = RestorationModel(options.build(), facts_of(options), device="cpu")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from atelier.allocator import keep_freed_memory
 from atelier.cli import data as data_commands
 from atelier.cli import options as options_commands
 from atelier.cli.colorize import colorize
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # cores too. Sleeping costs a little on an idle machine and gains far more on a busy one (benchmarks/waiting.py).
     # Read when torch is loaded, so it must be set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     if "RANK" in os.environ:
         # Where a process that others talk to has gone, torch's store prints a page of its own calls for each of them,
         # and the sentence that says so is lost in it.

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from atelier.allocator import idle_memory
 from atelier.archs.alive import AliveTensors
 
 PROBE_SIDE = 64
@@ -50,14 +51,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on ``device``, counting what torch holds in reserve for itself."""
+    """Bytes that can still be allocated on ``device``, counting what torch or the C library holds in reserve."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + int(idle)
     # Under torchrun the processes of a machine share its memory.
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return host_memory() // max(int(processes) if processes.isdecimal() else 1, 1)
+    return host_memory() // max(int(processes) if processes.isdecimal() else 1, 1) + idle_memory()
 
 
 def host_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
