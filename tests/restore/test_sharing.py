@@ -119,10 +119,12 @@ def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_shared_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "host_memory", lambda: 1200)
+    # What this process has kept is its own, and is not shared out.
+    monkeypatch.setattr(memory, "idle_memory", lambda: 50)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert free_memory(torch.device("cpu")) == 1200
+    assert free_memory(torch.device("cpu")) == 1250
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert free_memory(torch.device("cpu")) == 300
+    assert free_memory(torch.device("cpu")) == 350
 
 
 def test_films_below_a_folder(tmp_path: Path) -> None:
