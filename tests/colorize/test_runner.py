@@ -326,6 +326,22 @@ def test_the_command(place: Path, tmp_path: Path, capsys: Any) -> None:
     assert "is done already" in capsys.readouterr().out
 
 
+def test_a_finished_folder_is_not_coloured_again(place: Path, tmp_path: Path, capsys: Any) -> None:
+    source = folder(tmp_path / "in", [grey(frame) for frame in clip("chelsea", 4)])
+    words = ["-i", str(source), "--reference", f"{place}/cat.png", "-o", f"{tmp_path}/out/"]
+    run(words)
+    assert "4 frames in" in capsys.readouterr().out
+    before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
+    run(words)
+    assert capsys.readouterr().out.strip() == f"{tmp_path}/out/%06d.png is done already; --overwrite repeats it"
+    assert before == [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
+    picture(source / "000004.png", grey(clip("chelsea", 5)[4]))
+    run(words)
+    assert "5 frames in" in capsys.readouterr().out
+    run([*words, "--overwrite"])
+    assert "5 frames in" in capsys.readouterr().out
+
+
 def test_older_spellings(place: Path, tmp_path: Path, capsys: Any) -> None:
     """Several folders through the seed's flags; each has a folder of its own in the output."""
     run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -18,7 +19,7 @@ from atelier.errors import UserError
 from atelier.images.video import open_video
 from atelier.restore import model
 from atelier.restore.model import RestorationModel
-from atelier.restore.video import plan_film, restore_film
+from atelier.restore.video import FilmJob, plan_film, restore_film
 from films import flat_film, moments, packets_of
 
 app = typer.Typer()
@@ -98,6 +99,36 @@ def test_pictures_in_and_out(folder: Path) -> None:
     assert (facts.width, facts.height, facts.rate) == (96, 64, Fraction(24000, 1001))
     run("-i", "frames/%04d.png", "-m", "net.pth", "-o", "more")
     assert sorted(path.name for path in (folder / "more").iterdir()) == [f"{n:04d}.png" for n in range(12)]
+
+
+def test_pictures_that_are_done_are_not_repeated(folder: Path) -> None:
+    """As films: done where nothing of the source is newer, none is missing, and no run is unfinished."""
+    words = ("-m", "net.pth", "-i")
+    pictures = [*words, "film.mp4", "-o", "frames/%04d.png"]
+    assert "12 frames in" in run(*pictures).output
+    assert "frames/%04d.png is done already" in run(*pictures).output
+    from_frames = [*words, "frames", "-o", "more/%04d.png"]
+    made = FilmJob("frames", "more/%04d.png")
+    assert not made.is_done()
+    run(*from_frames)
+    assert "done already" in run(*from_frames).output
+    (folder / "more" / "0011.png").unlink()
+    assert not made.is_done()
+    run(*from_frames)
+    os.utime(folder / "frames" / "0005.png", (2e9, 2e9))  # far in the future: newer than its result
+    assert not made.is_done()
+    os.utime(folder / "frames" / "0005.png", (1e9, 1e9))
+    assert made.is_done()
+    notes = folder / "more" / ".atelier-_04d.png.parts"
+    notes.mkdir()
+    assert not made.is_done()
+    notes.rmdir()
+    (folder / "frames" / "0011.png").rename(folder / "last.png")
+    os.utime(folder / "frames", (2e9, 2e9))  # one frame less: only the folder tells
+    assert not made.is_done()
+    run(*words, "more", "-o", "more/film.mkv")
+    assert FilmJob("more", "more/film.mkv").is_done(), "a film made in the folder of its frames changes its time"
+    assert not FilmJob("more", "more/film.avi").is_done() and not FilmJob("-", "more/film.mkv").is_done()
 
 
 def test_a_stopped_film_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,12 @@ def open_target(
     )
 
 
+def notes_of_pictures(pattern: str) -> Path:
+    """Where a run that writes ``pattern`` notes what is finished; gone once all is."""
+    path = Path(pattern)
+    return path.parent / f".atelier-{path.name.replace('%', '_')}.parts"
+
+
 class PictureWriter:
     """Numbered pictures, the first with number 0, or 1 as ffmpeg counts where a pattern's source counts so.
 
@@ -119,9 +125,10 @@ class PictureWriter:
         self._pattern, self.segment, self._size = pattern, segment, size
         self.left_out: list[str] = []
         require_writable(numbered(pattern, 0))
-        folder = path.parent / f".atelier-{path.name.replace('%', '_')}.parts"
         decided = {"size": list(size), "segment": segment, **(options or {})}
-        self._ledger = Ledger(folder, source.fingerprint(), decided, overwrite=overwrite)
+        self._ledger = Ledger(
+            notes_of_pictures(pattern), source.fingerprint(), decided, overwrite=overwrite
+        )
         self._frames = 0
 
     @property

@@ -16,9 +16,9 @@ from atelier.images.files import list_files
 from atelier.images.video import PIPE, VIDEO_SUFFIXES, open_video
 from atelier.images.video_encode import Encoding
 from atelier.images.video_film import FilmReport, transform_film
-from atelier.images.video_frames import is_pattern
+from atelier.images.video_frames import is_pattern, list_frames, numbered
 from atelier.images.video_segments import CONTAINERS
-from atelier.images.video_targets import open_target
+from atelier.images.video_targets import notes_of_pictures, open_target
 from atelier.restore.folder import not_results
 
 if TYPE_CHECKING:
@@ -36,11 +36,39 @@ class FilmJob:
     target: str
 
     def is_done(self) -> bool:
-        """Whether the result is there, whole, and not older than its source; pipes and pictures are always to do."""
-        target = Path(self.target)
-        if target.suffix.lower() not in CONTAINERS or not Path(self.source).is_file():
+        """Whether the result is there, whole, and older than nothing of its source; pipes are always to do.
+
+        Numbered pictures are whole once the notes of their run are gone and none is missing up to the last: of a
+        folder's frames as many as it has, of a film's frames as many as there are.
+        """
+        if PIPE in (self.source, self.target):
             return False
-        return target.is_file() and target.stat().st_mtime >= Path(self.source).stat().st_mtime
+        try:
+            source = self._source_files()
+            frames = len(source) if source != [Path(self.source)] else None
+            newest = max(path.stat().st_mtime for path in (*source, *self._source_folder()))
+            return min(path.stat().st_mtime for path in self._results(frames)) >= newest
+        except (OSError, UserError):
+            return False
+
+    def _source_files(self) -> list[Path]:
+        is_film = not is_pattern(self.source) and not Path(self.source).is_dir()
+        return [Path(self.source)] if is_film else list_frames(self.source)
+
+    def _source_folder(self) -> list[Path]:
+        """The folder of the frames: its time tells of frames that are gone; not where the result itself changes it."""
+        folder = Path(self.source).parent if is_pattern(self.source) else Path(self.source)
+        return [folder] if folder.is_dir() and Path(self.target).resolve().parent != folder.resolve() else []
+
+    def _results(self, frames: int | None) -> list[Path]:
+        """What a finished run has written; a :class:`UserError` where that cannot be."""
+        if is_pattern(self.target):
+            if notes_of_pictures(self.target).exists():
+                raise UserError(f"{self.target} is unfinished")
+            return [numbered(self.target, n) for n in range(frames or len(list_frames(self.target)))]
+        if Path(self.target).suffix.lower() not in CONTAINERS:
+            raise UserError(f"{self.target} is no film that can be written")
+        return [Path(self.target)]
 
 
 def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | None:
