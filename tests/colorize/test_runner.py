@@ -333,7 +333,9 @@ def test_a_finished_folder_is_not_coloured_again(place: Path, tmp_path: Path, ca
     assert "4 frames in" in capsys.readouterr().out
     before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
     run(words)
-    assert capsys.readouterr().out.strip() == f"{tmp_path}/out/%06d.png is done already; --overwrite repeats it"
+    assert (
+        capsys.readouterr().out.strip() == f"{tmp_path}/out/%06d.png is done already; --overwrite repeats it"
+    )
     assert before == [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
     picture(source / "000004.png", grey(clip("chelsea", 5)[4]))
     run(words)
@@ -386,6 +388,11 @@ def test_older_spellings(place: Path, tmp_path: Path, capsys: Any) -> None:
             ["-i", "{0}/both", "{0}/second", "--reference", "{0}/cat.png", "-o", "x.mp4"],
             "2 inputs need a folder",
         ),
+        (
+            ["-i", "{0}/both", "--reference", "{0}/cat.png", "-o", "x.xyz"],
+            r"cannot write '\.xyz'.*\.mp4.* in / ",
+        ),
+        (["-i", "{0}/grey.mp4", "--reference", "{0}/cat.png", "-o", "x.png"], r"cannot write '\.png'.*%06d"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(

@@ -139,6 +139,12 @@ def test_gpu_id_zero_is_not_unset(folder: Path) -> None:
         (["-m", "net.pth", "--precision", "int4"], "int4"),
         (["-m", "net.pth", "--ext", "gif"], "gif"),
         (["-m", "net.pth", "-s", "0"], "outscale"),
+        (
+            ["-m", "net.pth", "-o", "new.xyz"],
+            r"-o new\.xyz: cannot write '\.xyz' here; allowed are \.mp4.*%06d",
+        ),
+        (["-m", "net.pth", "-o", "new.png"], "cannot write '.png' here"),
+        (["-m", "net.pth", "-i", "in/a.png", "-o", "a.xyz"], r"allowed are \.png, .*\.bmp, or a folder"),
         (["-m", "net.pth", "--alpha-upsampler", "magic"], "magic"),
         (["-m", "net.pth", "--face-enhance"], "--face_enhance is not done here: it needs GFPGAN"),
         (["-m", "net.pth", "--model-b", "net.pth"], "--model-b needs -dn"),
@@ -150,7 +156,14 @@ def test_gpu_id_zero_is_not_unset(folder: Path) -> None:
 def test_mistakes(folder: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(*(["-i", "in"] if "-i" not in words else []), *words)
-    assert not (folder / "results").exists()
+    assert not (folder / "results").exists() and not list(folder.glob("*.xyz"))
+
+
+@pytest.mark.parametrize("name", ["new.xyz/", "there.xyz", "x1.5"])
+def test_folders_with_a_dot(folder: Path, name: str) -> None:
+    (folder / "there.xyz").mkdir()
+    run("-i", "in", "-m", "net.pth", "-o", name)
+    assert sorted(path.name for path in (folder / name).iterdir()) == ["a_out.png", "b_out.png"]
 
 
 def test_a_name_is_looked_for_in_order(folder: Path) -> None:

@@ -127,7 +127,9 @@ def test_pictures_that_are_done_are_not_repeated(folder: Path) -> None:
     os.utime(folder / "frames", (2e9, 2e9))  # one frame less: only the folder tells
     assert not made.is_done()
     run(*words, "more", "-o", "more/film.mkv")
-    assert FilmJob("more", "more/film.mkv").is_done(), "a film made in the folder of its frames changes its time"
+    assert FilmJob("more", "more/film.mkv").is_done(), (
+        "a film made in the folder of its frames changes its time"
+    )
     assert not FilmJob("more", "more/film.avi").is_done() and not FilmJob("-", "more/film.mkv").is_done()
 
 
@@ -167,6 +169,11 @@ def test_what_is_refused(folder: Path) -> None:
         run("-i", "in", "-m", "net.pth", "--crf", "3")
     with pytest.raises(UserError, match="overwritten by its own result"):
         run("-i", "film.mp4", "-m", "net.pth", "-o", "film.mp4")
+    for source in ("film.mp4", "frames/%d.png"):
+        with pytest.raises(
+            UserError, match=r"-o b\.xyz: cannot write '\.xyz' here; allowed are \.mp4.* ends in /"
+        ):
+            run("-i", source, "-m", "net.pth", "-o", "b.xyz")
     with pytest.raises(UserError, match="needs a name"):
         run("-i", "-", "-m", "net.pth")
     with pytest.raises(UserError, match="has timestamps of its own"):

@@ -235,11 +235,13 @@ def plan_films(inputs: Sequence[str], output: str) -> list[FilmJob]:
     """
     from atelier.images.video import PIPE, VIDEO_SUFFIXES
     from atelier.images.video_frames import is_pattern
-    from atelier.restore.video import FilmJob, plan_film
+    from atelier.restore.video import FilmJob, plan_film, require_folder_name
 
     single = output == PIPE or is_pattern(output) or Path(output).suffix.lower() in VIDEO_SUFFIXES
     if single and len(inputs) > 1:
         raise UserError(f"{len(inputs)} inputs need a folder: -o DIR/, not -o {output}")
+    if not single:
+        require_folder_name(output)
     as_pictures = output.endswith("/")
     jobs = []
     for source in inputs:

@@ -68,13 +68,13 @@ def restore(
         _Path, typer.Option("--model-b", help="The other network of -dn: the same one with other weights.")
     ] = None,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "-o",
             "--output",
             help="Folder of the results, or a file for one picture or film; frames/%06d.png, or - (y4m).",
         ),
-    ] = Path("results"),
+    ] = "results",
     outscale: Annotated[
         _Float,
         typer.Option("-s", "--outscale", help="Final size over input size; default: the network's scale."),
@@ -183,10 +183,15 @@ def restore(
     from atelier.ranks import crew_of
     from atelier.restore.folder import plan_jobs
     from atelier.restore.recipe import Recipe
-    from atelier.restore.video import plan_film, plan_films
+    from atelier.restore.video import plan_film, plan_films, require_folder_name
 
-    film = plan_film(str(input), str(output), suffix=suffix)
-    folder_films = plan_films(input, output, suffix=suffix) if film is None and input.is_dir() else []
+    film, folder = plan_film(str(input), output, suffix=suffix), Path(output)
+    if film is None:
+        from atelier.images import IMAGE_SUFFIXES
+
+        if not (input.is_file() and folder.suffix.lower() in IMAGE_SUFFIXES):
+            require_folder_name(output, *([IMAGE_SUFFIXES] if input.is_file() else []))
+    folder_films = plan_films(input, folder, suffix=suffix) if film is None and input.is_dir() else []
     films = folder_films if film is None else [film]
     film_options = {
         "--codec": codec,
@@ -203,7 +208,7 @@ def restore(
     if film is not None and film.is_done() and not overwrite:
         typer.echo(f"{film.target} is done already; --overwrite repeats it")
         return
-    jobs = plan_jobs(input, output, suffix=suffix, ext=ext, required=not films) if film is None else []
+    jobs = plan_jobs(input, folder, suffix=suffix, ext=ext, required=not films) if film is None else []
     # A codec that is missing is told before a model is loaded.
     for target in {Path(each.target).suffix.lower(): each.target for each in films}.values():
         film_encoding(target, codec, crf, preset, pix_fmt)
@@ -228,7 +233,7 @@ def restore(
         if films or launcher != "none":
             what = f"{films[0].source} is a film" if films else "it starts its own processes"
             raise UserError(f"--engine ray restores pictures: {what}; films go with torchrun and --launcher")
-        _finish(restore_with_ray(recipe, jobs, output, workers=workers or 2, overwrite=overwrite))
+        _finish(restore_with_ray(recipe, jobs, folder, workers=workers or 2, overwrite=overwrite))
         return
 
     with crew_of(launcher, "restore -m MODEL -i FOLDER") as crew:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -79,7 +79,7 @@ def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | Non
     ``output/film_out.mp4`` (``.mkv`` where its container cannot be written), ``in/%06d.png`` ``output/%06d.png``.
 
     Raises:
-        UserError: no such file, a pipe into a folder, or a result over its source.
+        UserError: no such file, a pipe into a folder, a folder named as a file, or a result over its source.
     """
     path = Path(source)
     named = output == PIPE or is_pattern(output) or Path(output).suffix.lower() in VIDEO_SUFFIXES
@@ -93,6 +93,8 @@ def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | Non
         )
     if path.is_dir() and not named:
         return None
+    if not named:
+        require_folder_name(output)
     if named:
         target = output
     elif source == PIPE:
@@ -105,6 +107,27 @@ def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | Non
     if source != PIPE and Path(target).resolve() == path.resolve():
         raise UserError(f"{source} would be overwritten by its own result; choose another -o or --suffix")
     return FilmJob(source, target)
+
+
+def require_folder_name(output: str, kinds: Sequence[str] = (*CONTAINERS, "frames/%06d.png", PIPE)) -> None:
+    """Refuse a folder whose name looks like a file: who wrote ``film.xyz`` did not want a folder of that name.
+
+    A name without suffix (a number as in ``x1.5`` is none), a folder that exists and ``name.xyz/`` are folders.
+
+    Args:
+        output: as the user wrote it.
+        kinds: what could have been named instead.
+
+    Raises:
+        UserError: the suffix, and all that is allowed.
+    """
+    suffix = Path(output).suffix
+    if output.endswith("/") or not any(letter.isalpha() for letter in suffix) or Path(output).is_dir():
+        return
+    raise UserError(
+        f"-o {output}: cannot write '{suffix}' here; allowed are {', '.join(kinds)}, or a folder: a name without "
+        f"suffix, one that exists, or one that ends in / ({output}/)"
+    )
 
 
 def plan_films(source: Path, output: Path, *, suffix: str = "out") -> list[FilmJob]:
