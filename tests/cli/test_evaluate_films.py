@@ -171,10 +171,16 @@ def test_films_that_cannot_be_measured_are_told_before_the_first_frame(
         (["--gt", str(films), "--reference", f"{paths[0]}@4"], "names frame 4, but .* has 4 frames"),
         (["--gt", str(tmp_path / "grey")], "grey is grey: its first frame should give the colours"),
         (["--gt", str(tmp_path / "sizes")], "003.png is 128x95, the first frame"),
-        (["--gt", str(tmp_path / "one")], "one has one frame"),
+        (["--gt", str(tmp_path / "one")], "one has one frame: .*colorize --mode exemplar, then .* --result"),
     ):
         code, _, error = run(capsys, *words)
         assert code == 2 and re.search(told, error) and "Traceback" not in error, error
+    # The advice for a single frame works.
+    code, table, _ = run(capsys, "--gt", str(tmp_path / "one"), "--result", str(films / "cat"))
+    assert code == 2, "a result of four frames is no result of one"
+    write_image(tmp_path / "made" / "0.png", read_image(paths[0]).pixels // 2)
+    code, table, _ = run(capsys, "--gt", str(tmp_path / "one"), "--result", str(tmp_path / "made"))
+    assert code == 0 and re.search(r"^made +\d", table, re.MULTILINE)
 
 
 def test_options_of_films_need_the_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -226,7 +226,9 @@ def _check_film(path: Path, references: Sequence[ReferenceFile]) -> None:
     )
     source = open_video(str(path))
     try:
-        check_source(source, ColorizeOptions(), named)
+        # What atelier colorize advises is none of this command's options.
+        still = f"colour it with atelier colorize --mode exemplar, then measure that: --gt {path} --result COLOURED"
+        check_source(source, ColorizeOptions(), named, remedy=still)
     finally:
         source.close()
     if not references:

@@ -23,6 +23,10 @@ from atelier.images.files import image_shape
 from atelier.images.video import FrameSource, VideoFrame
 
 
+#: What colours a film of one frame.
+STILL = "--mode exemplar colours it from the references alone"
+
+
 @dataclass
 class Look:
     """What is known of a frame before it is coloured."""
@@ -86,7 +90,7 @@ class Ahead:
             count = frame.index + 1
             yield frame
         if count == 1 and self._mode != "exemplar":
-            raise _one_frame(self.facts.name)
+            raise _one_frame(self.facts.name, STILL)
         if self._named[0] >= count:
             raise _beyond(self.facts.name, count, self._named)
 
@@ -144,15 +148,14 @@ def _beyond(film: str, count: int, named: tuple[int, str]) -> UserError:
     return UserError(f"{named[1]} names frame {named[0]}, but {film} has {count} frames, 0 to {count - 1}")
 
 
-def _one_frame(film: str) -> UserError:
-    return UserError(
-        f"{film} has one frame: there is no motion to carry colours along; --mode exemplar colours it from the "
-        "references alone"
-    )
+def _one_frame(film: str, remedy: str) -> UserError:
+    return UserError(f"{film} has one frame: there is no motion to carry colours along; {remedy}")
 
 
-def check_source(source: FrameSource, options: ColorizeOptions, named: tuple[int, str]) -> None:
-    """What can be known of the frames without decoding them."""
+def check_source(
+    source: FrameSource, options: ColorizeOptions, named: tuple[int, str], *, remedy: str = STILL
+) -> None:
+    """What can be known of the frames without decoding them; ``remedy`` is the advice for a film of one frame."""
     files: Sequence[Path] = getattr(source, "files", ())
     facts = source.facts
     for path in files:
@@ -169,7 +172,7 @@ def check_source(source: FrameSource, options: ColorizeOptions, named: tuple[int
     if source.path is not None and (count <= 2 or named[0] >= 0.9 * count):
         count = _packets(source)
     if count == 1 and options.mode != "exemplar":
-        raise _one_frame(facts.name)
+        raise _one_frame(facts.name, remedy)
     if named[0] >= count:
         raise _beyond(facts.name, count, named)
 
