@@ -29,6 +29,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "swinir": lambda: SwinIR(**_WINDOWS),
     "elsa": lambda: SwinIR(**_WINDOWS, attention="elsa", elsa={"kernel_size": 3, "group_width": 2}),
     "rrdb": lambda: RRDBNet(scale=2, num_feat=8, num_block=1, num_grow_ch=4),
+    "rrdb1": lambda: RRDBNet(scale=1, num_feat=8, num_block=1, num_grow_ch=4),
     "dncnn": lambda: DnCNN(nc=8, nb=4),
     "msrresnet": lambda: MSRResNet1(nc=8, nb=2, upscale=3),
 }

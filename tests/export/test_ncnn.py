@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from atelier.archs import RRDBNet
 from atelier.errors import RunStopped, UserError
-from atelier.export.base import find_format
+from atelier.export.base import FORMATS, find_format
 from atelier.export.exporting import export_model
 from atelier.export.ncnn_format import renamed_ends
+from atelier.export.ncnn_unshuffle import GatheredRRDBNet
+from atelier.export.trace import trace
 from atelier.restore import load_model
 from atelier.restore.exported import facts_path, open_exported
 from exports import export_small, network, pictures, save_network
@@ -96,21 +99,63 @@ def test_an_overflow_in_half_precision(tmp_path: Path, precision: str, stops: bo
         assert any("warning" in line for line in made.proof.lines())
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        pytest.param(
-            "swinir",
-            r"ncnn has no form for SwinIR .*computes with the size of the picture \(.*Range.*\)",
-            marks=pytest.mark.slow,
-        ),
-        ("rrdb", r"ncnn lacks the operators .*Mod.* that RRDBNet .* uses; export it to ONNX"),
-    ],
-)
-def test_operators_that_ncnn_lacks_are_named(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize("name", ["swinir", "elsa"])
+def test_windows_are_refused_before_any_tracing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("atelier.export.exporting.trace", None)
+    with pytest.raises(
+        UserError, match=r"ncnn has no form for SwinIR .* multiple of 4 .*export it to ONNX or"
+    ):
         export_small(name, tmp_path / "net.param")
     assert [each.name for each in tmp_path.iterdir()] == [f"{name}.pth"]
+
+
+class _OnSizes(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.index_select(2, torch.arange(x.shape[2] // 2))
+
+
+def test_steps_on_sizes_are_refused_before_pnnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pnnx
+
+    traced = trace(_OnSizes(), 3, name="halves")
+    metadata = {"architecture": "halves", "in_channels": 3, "size_multiple": 1}
+    monkeypatch.setattr(pnnx, "EXEC_PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"no form for halves .*computes with the size .*\(.*Range.*\)"):
+        FORMATS.options_class("ncnn")().write(traced, tmp_path / "net.param", metadata, "fp32")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_converter_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pnnx
+
+    endless = tmp_path / "endless"
+    endless.write_text("#!/bin/sh\nexec sleep 60\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr(pnnx, "EXEC_PATH", str(endless))
+    monkeypatch.setattr("atelier.export.ncnn_format._PATIENCE", 0.3)
+    with pytest.raises(UserError, match=r"pnnx found none in 0.005 minutes and was stopped"):
+        export_small("compact", tmp_path / "net.param")
+    assert not list(tmp_path.glob("net.*"))
+
+
+@pytest.mark.parametrize("name", ["rrdb", pytest.param("rrdb1", marks=pytest.mark.slow)])
+def test_squares_as_channels_at_any_size(exported: Exports, name: str) -> None:
+    net, reference = open_exported(exported(name, ".param"), "cpu"), network(name)
+    least = net.facts.least_size
+    assert least == {"rrdb": 2, "rrdb1": 4}[name]
+    for height, width in ((8, 12), (17, 30), (13, 11), (6, 7), (least, least + 1)):
+        x = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            assert float((net(x) - reference(x)).abs().max()) < 1e-5
+    with pytest.raises(UserError, match=f"from {least}x{least} pixels up"):
+        net(torch.rand(1, 3, least - 1, 8))
+
+
+def test_squares_as_channels_need_as_many_channels_out() -> None:
+    with pytest.raises(UserError, match="no form for RRDBNet x2 from 3 to 1 channels"):
+        GatheredRRDBNet(RRDBNet(num_out_ch=1, scale=2, num_feat=8, num_block=1, num_grow_ch=4))
 
 
 def test_restoring_in_tiles_is_restoring_at_once(exported: Exports) -> None:

@@ -94,6 +94,11 @@ class RRDBNet(nn.Module):
         height, width = x.shape[2] * self.scale, x.shape[3] * self.scale
         if self.unshuffle > 1:
             x = F.pixel_unshuffle(pad_to_window(x, self.unshuffle), self.unshuffle)
+        y = self.trunk(x)
+        return crop_to(y, height, width) if self.unshuffle > 1 else y
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """[B, num_in_ch * unshuffle², h, w], squares of pixels as channels, to [B, num_out_ch, 4 * h, 4 * w]."""
         first = self.conv_first(x)
         y = first
         for block in self.body:
@@ -101,6 +106,5 @@ class RRDBNet(nn.Module):
         y = first + self.conv_body(y)
         for conv in (self.conv_up1, self.conv_up2):
             y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode="nearest")), _SLOPE, inplace=True)
-        y = self.conv_last(F.leaky_relu(self.conv_hr(y), _SLOPE, inplace=True))
-        result: Tensor = crop_to(y, height, width) if self.unshuffle > 1 else y
+        result: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(y), _SLOPE, inplace=True))
         return result

@@ -19,6 +19,7 @@ from atelier.options.base import Component, Registry
 if TYPE_CHECKING:
     from torch import nn
 
+    from atelier.archs.facts import NetworkFacts
     from atelier.export.trace import Traced
 
 Precision = Literal["fp32", "fp16"]
@@ -50,6 +51,16 @@ class ExportFormat(Component, ABC):
         Raises:
             UserError: the format has no form for an operator (named).
         """
+
+    def form_of(self, net: nn.Module, facts: NetworkFacts) -> tuple[nn.Module, int]:
+        """``net`` as this format can hold it, and the smallest side in pixels that this form takes.
+
+        The proof compares the written file with ``net`` itself.
+
+        Raises:
+            UserError: the format has no form for this kind of network; said before any tracing.
+        """
+        return net, 1
 
     def open_in_half(self, main: Path) -> nn.Module | None:
         """The written file in its runtime with float16 arithmetic asked for; None where the file alone decides."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def export_model(
     """
     loaded = open_source(source, output, kind, param_key)
     facts = loaded.facts
+    form, least_size = kind.form_of(loaded.net, facts)
     check_precision(precision, facts, bf16=False)
     inputs = read_pictures(pictures, facts.in_channels)
     say(
@@ -69,7 +70,8 @@ def export_model(
     )
     wanted = precision == "fp16" or (kind.may_halve and facts.supports_half)
     half = copy.deepcopy(loaded.net).half() if wanted else None
-    traced = _trace(half if half is not None and kind.half_graph else loaded.net, loaded)
+    traced = _trace(half if half is not None and kind.half_graph else form, loaded)
+    traced = replace(traced, least_size=max(traced.least_size, least_size))
     metadata = metadata_of(source, loaded, traced, kind, precision)
     finals = [*(output.with_suffix(suffix) for suffix in kind.suffixes), facts_path(output)]
     with atomic_files(finals) as written:

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+    from atelier.archs.facts import NetworkFacts
     from atelier.export.trace import Traced
 
 _OPSET = 18
 
 #: Operators of graphs that compute with the size of the picture, for which ncnn has no layers.
 _ON_SIZES = ("Shape", "Size", "Range", "Mod", "Gather", "GatherND", "ScatterND", "ConstantOfShape", "Where")
+
+#: Those among them that pnnx never makes anything of; looking for it takes it minutes, or does not end.
+_HOPELESS = {"Range", "Mod", "GatherND", "ScatterND"}
+
+#: Seconds for pnnx; the largest RRDBNet takes it a small part of that.
+_PATIENCE = 900
 
 
 class NcnnFormat(ExportFormat):
@@ -42,16 +49,36 @@ class NcnnFormat(ExportFormat):
 
     def write(self, traced: Traced, main: Path, metadata: Mapping[str, Any], precision: Precision) -> None:
         """Two files; neither can carry text, so the facts stand in ``FILE.json`` alone."""
+        from atelier.export.ncnn_unshuffle import cropped
+
         model = to_onnx(traced, _OPSET)
         with tempfile.TemporaryDirectory(dir=main.parent, prefix="pnnx.") as name:
             folder = Path(name)
             param = _convert(model, folder, metadata, half=precision == "fp16")
+            if metadata["size_multiple"] > 1:  # of those that form_of lets pass
+                param = cropped(param, metadata["scale"])
             main.write_text(renamed_ends(param), encoding="ascii")
             (folder / "net.ncnn.bin").replace(main.with_suffix(".bin"))
 
     def facts(self) -> dict[str, Any]:
         """ncnn takes one picture at a time."""
         return {"opset": _OPSET, "open_axes": ["height", "width"]}
+
+    def form_of(self, net: nn.Module, facts: NetworkFacts) -> tuple[nn.Module, int]:
+        """RRDBNet at x2 and x1 as :mod:`atelier.export.ncnn_unshuffle` has it; other networks as they are."""
+        from atelier.archs.rrdbnet import RRDBNet
+        from atelier.export.ncnn_unshuffle import GatheredRRDBNet
+
+        if facts.size_multiple == 1:
+            return net, 1
+        if isinstance(net, RRDBNet):
+            form = GatheredRRDBNet(net).eval()
+            return form, form.least_size
+        raise _no_form(
+            facts.architecture,
+            f"it pads every picture to a multiple of {facts.size_multiple} pixels and cuts it into parts of that "
+            "side, by the size of the picture (Shape, Range, Mod, Gather), for which ncnn has no operators",
+        )
 
     def open_in_half(self, main: Path) -> nn.Module:
         """The file with float16 storage and arithmetic asked for, as the ncnn-vulkan programs do by default."""
@@ -71,6 +98,9 @@ def _convert(model: onnx.ModelProto, folder: Path, metadata: Mapping[str, Any], 
     import onnx
     import pnnx
 
+    on_sizes = {node.op_type for node in model.graph.node} & set(_ON_SIZES)
+    if on_sizes & _HOPELESS:
+        raise _no_form(metadata["architecture"], _on_sizes(on_sizes))
     onnx.save_model(model, str(folder / "net.onnx"))
     channels, step = metadata["in_channels"], metadata["size_multiple"]
     # Two shapes tell pnnx that height and width are open.
@@ -84,19 +114,24 @@ def _convert(model: onnx.ModelProto, folder: Path, metadata: Mapping[str, Any], 
         f"inputshape2={second}",
         f"fp16={int(half)}",
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     param = folder / "net.ncnn.param"
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise _no_form(
+            metadata["architecture"], f"pnnx found none in {_PATIENCE / 60:g} minutes and was stopped"
+        ) from None
     if done.returncode or not param.is_file() or not (folder / "net.ncnn.bin").is_file():
-        on_sizes = sorted({node.op_type for node in model.graph.node} & set(_ON_SIZES))
-        reason = (
-            f"it computes with the size of the picture ({', '.join(on_sizes)}), for which ncnn has no operators"
-            if on_sizes
-            else f"pnnx ended with code {done.returncode}"
-        )
-        raise UserError(
-            f"ncnn has no form for {metadata['architecture']} with these options: {reason}; "
-            "export it to ONNX or OpenVINO"
-        )
+        reason = f"pnnx ended with code {done.returncode}"
+        raise _no_form(metadata["architecture"], _on_sizes(on_sizes) if on_sizes else reason)
     text = param.read_text(encoding="ascii", errors="replace")
     if lacking := _lacking(text):
         raise UserError(
@@ -104,6 +139,16 @@ def _convert(model: onnx.ModelProto, folder: Path, metadata: Mapping[str, Any], 
             "uses; export it to ONNX or OpenVINO"
         )
     return text
+
+
+def _no_form(architecture: str, reason: str) -> UserError:
+    return UserError(
+        f"ncnn has no form for {architecture} with these options: {reason}; export it to ONNX or OpenVINO"
+    )
+
+
+def _on_sizes(operators: set[str]) -> str:
+    return f"it computes with the size of the picture ({', '.join(sorted(operators))}), for which ncnn has no operators"
 
 
 def _lacking(param: str) -> list[str]:
