@@ -193,7 +193,7 @@ def table(case: Case, net: nn.Module, weights: str, rounds: int, only: list[str]
                     model = opened()
                 run = compared(model.net(picture), expected, case.size, (PICTURE,), title)
             except (UserError, RunStopped) as error:
-                rows[title] = [f"not run: {str(error).splitlines()[0]}"] + [""] * 5
+                rows[title] = [f"refused: {str(error).splitlines()[0]}"] + [""] * 5
                 continue
             except RuntimeError as error:  # a compiler that is missing or stops, in torch's many types
                 rows[title] = [f"not run: {type(error).__name__}: {str(error).strip().splitlines()[0]}"]
