@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from atelier.colorize import load_system
 from atelier.colorize.model_files import digest
 from atelier.errors import RunStopped, UserError
 from atelier.evaluate.films import ROWS, TRUTH
+from atelier.files import sha256_of
 from atelier.options.read import load_run_options
 from atelier.train.distributed import Ranks
 from atelier.train.run import train
@@ -167,13 +169,13 @@ MEMFLOW = {
 }
 
 
-def test_frozen_parts_stay_bit_for_bit(tmp_path: Path) -> None:
-    """Acceptance 11, with weight decay: parameters and buffers of the flow, and no optimiser holds one."""
-    train_set = film_run(tmp_path)["datasets"]["train"] | {"clip_length": 2, "batch_size_per_gpu": 1}
+def twenty_steps(root: Path, network: Mapping[str, Any], look: Callable[[Any], Any]) -> tuple[Trainer, Any]:
+    """A trainer after 20 steps with weight decay, and what ``look`` saw of its system before."""
+    train_set = film_run(root)["datasets"]["train"] | {"clip_length": 2, "batch_size_per_gpu": 1}
     options = load_run_options(
         film_run(
-            tmp_path,
-            network_g=MEMFLOW,
+            root,
+            network_g=network,
             datasets={"train": train_set},
             train={
                 "total_iter": 20,
@@ -183,18 +185,24 @@ def test_frozen_parts_stay_bit_for_bit(tmp_path: Path) -> None:
         )
     )
     trainer = Trainer(options, CPU)
-    system: Any = trainer.nets["g"]
-    before, buffers = digest(system.flow), [each.clone() for each in system.flow.buffers()]
+    before = look(trainer.nets["g"])
     data = options.datasets.train.open(
         scale=1, degradation=options.effective_degradation, seed=0, global_batch=1, in_channels=1
     )
-    system.train()
+    trainer.nets["g"].train()
     for batch in data.batches(1, 20):
         trainer.step(batch)
+    return trainer, before
+
+
+def test_frozen_parts_stay_bit_for_bit(tmp_path: Path) -> None:
+    """Acceptance 11, with weight decay: parameters and buffers of the flow, and no optimiser holds one."""
+    trainer, before = twenty_steps(tmp_path, MEMFLOW, lambda system: digest(system.flow))
+    system: Any = trainer.nets["g"]
     held = {id(each) for group in trainer.optimizers["g"].param_groups for each in group["params"]}
     assert not held & {id(each) for each in system.flow.parameters()}
     assert held == {id(each) for each in system.parameters() if each.requires_grad}
-    assert buffers and digest(system.flow) == before
+    assert list(system.flow.buffers()) and digest(system.flow) == before
     assert trainer.ema is not None
     average: Any = trainer.ema.net
     assert digest(average.flow) == before
@@ -203,6 +211,73 @@ def test_frozen_parts_stay_bit_for_bit(tmp_path: Path) -> None:
         next(system.flow.buffers()).add_(1)
     with pytest.raises(RunStopped, match="flow should have stayed frozen"):
         trainer.objective.verify()
+
+
+def tensors_of(system: Any) -> dict[str, str]:
+    """SHA-256 of every parameter and buffer, also of those that no state dict holds."""
+    return {
+        name: hashlib.sha256(each.detach().contiguous().numpy().tobytes()).hexdigest()
+        for name, each in (*system.named_parameters(), *system.named_buffers())
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_frozen_swintexco_stays_bit_for_bit(tmp_path: Path, freeze: bool) -> None:
+    """Acceptance 11: the backbone never learns, the matching network only where it is not frozen."""
+    network = {
+        "type": "FusionSystem",
+        "exemplar": {"type": "swintexco", "allow_random_backbone": True, "freeze": freeze},
+        "fusion": {"type": "unet", "width": 4},
+        "save_frozen": True,
+    }
+    trainer, before = twenty_steps(tmp_path, network, tensors_of)
+    system: Any = trainer.nets["g"]
+    after = tensors_of(system)
+    moved = {name for name in before if after[name] != before[name]}
+    parts = ("exemplar.embed_net.", "exemplar.nonlocal_net.")
+    still = parts if freeze else parts[:1]
+    for part in parts:
+        assert any(name.startswith(part) for name in before), part
+        assert any(name.startswith(part) for name in moved) == (part not in still), part
+    assert any(name.startswith("fusion.") for name in moved)
+    assert any(name.startswith(parts[0]) for name, _ in system.named_buffers()), "nothing tells of buffers"
+    held = {id(each) for group in trainer.optimizers["g"].param_groups for each in group["params"]}
+    assert held == {id(each) for name, each in system.named_parameters() if not name.startswith(still)}
+    assert not any(each.training for name, each in system.named_modules() if f"{name}.".startswith(still))
+    trainer.objective.verify()
+
+
+def test_a_bad_batch_stops_the_run_before_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acceptance 8: the run names term, step and samples, and its last files are those from before."""
+    real = Trainer.step
+    seen: list[Any] = []
+
+    def poisoned(self: Trainer, batch: Any) -> None:
+        seen.append(batch)
+        if len(seen) == 7:
+            batch.ab[1, 0, 0, 0, 0] = float("nan")
+        real(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    options = film_run(
+        tmp_path, logger={"print_freq": 100, "save_checkpoint_freq": 5, "use_tb_logger": False}
+    )
+    with pytest.raises(RunStopped) as stopped:
+        train(options, quiet=True)
+    told = str(stopped.value)
+    assert "step 7: l_g_l1" in told and "not finite" in told
+    assert all(sample in told for sample in seen[6].samples), told
+    folder = tmp_path / "films"
+    kept = {path.stem for path in (folder / "models").glob("net_g_*.pth")}
+    assert kept == {"net_g_5", "net_g_latest"}
+    assert sha256_of(folder / "models" / "net_g_latest.pth") == sha256_of(folder / "models" / "net_g_5.pth")
+    assert [path.name for path in (folder / "training_states").glob("*.state")] == ["5.state"]
+    for state in weights(folder, 5).values():
+        tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+        assert all(bool(value.isfinite().all()) for value in tensors)
 
 
 def test_files_of_a_run_leave_frozen_parts_out_and_resume(tmp_path: Path) -> None:
