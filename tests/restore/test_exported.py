@@ -87,6 +87,15 @@ def test_the_automatic_tile_trusts_the_stated_cost(program: Path, monkeypatch: p
     assert free_memory(torch.device("cpu")) > few
 
 
+def test_slow_arithmetic_is_told(program: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    half = export_small("compact", tmp_path / "half.pt2", precision="fp16").files[0]
+    load_model(program, device="cpu")
+    assert not caplog.messages
+    load_model(half, device="cpu")
+    (told,) = caplog.messages
+    assert "half.pt2 computes in float16, which is many times slower" in told
+
+
 def test_a_foreign_file_needs_words(tmp_path: Path) -> None:
     path = doubling(tmp_path / "foreign.onnx")
     with pytest.raises(
