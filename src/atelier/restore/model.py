@@ -421,8 +421,8 @@ def _exported(path: Path, device: torch.device | str | None, precision: str) -> 
     if path.suffix.lower() == ".pt2" and net.facts.precision == "fp16" and net.session.device.type == "cpu":
         # Other runtimes compute such a file in float32 where the processor has no float16.
         _log.warning(
-            "%s computes in float16, which is many times slower than float32 on most processors; for the CPU export the "
-            "network in fp32, or to .onnx",
+            "%s computes in float16, which is many times slower than float32 on most processors; for the CPU export "
+            "the network in fp32, or to .onnx",
             path,
         )
     return RestorationModel(net, net.facts, device=net.session.device)
