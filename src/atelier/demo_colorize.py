@@ -94,7 +94,9 @@ def measure(opened: OpenedSystem, true: Path, reference: Path, folder: Path) -> 
         opened.system, frames, [ReferenceFile(reference)], MODES, short_side=SHORT_SIDE
     )
     seen = (
-        SeenFrame(frame.gt, {mode: frame.pictures[mode] for mode in reversed(MODES)}, number > 0)
+        SeenFrame(
+            frame.gt, {mode: frame.pictures[mode] for mode in reversed(MODES)}, number > 0, frame.begins
+        )
         for number, frame in enumerate(coloured)
     )
     measured = measure_films(

@@ -74,6 +74,50 @@ def test_what_is_measured_is_what_colorize_writes(films: Path, tmp_path: Path) -
             assert np.array_equal(ours.pictures[mode], theirs)
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of four frames."""
+    from colorize.grey_films import clip, folder
+
+    return folder(tmp_path_factory.mktemp("cut") / "cut", [*clip("chelsea", 4), *clip("astronaut", 4)])
+
+
+def test_scenes_are_those_of_colorize(cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cut resets what is carried and chooses references, and nothing is measured across it."""
+    from atelier.colorize.coloured import ColorizeOptions
+    from atelier.colorize.opening import WeightFiles, open_system
+    from atelier.colorize.runner import colorize_film
+
+    opened = open_system(WeightFiles())
+    paths = sorted(cut.iterdir())
+    references = [ReferenceFile(paths[0]), ReferenceFile(paths[4])]
+    frames = [read_image(path).pixels for path in paths]
+    colorize_film(
+        opened, str(cut), f"{tmp_path}/made/%06d.png", references, ColorizeOptions(short_side=64), quiet=True
+    )
+    written = [read_image(path).pixels for path in sorted((tmp_path / "made").glob("*.png"))]
+    modes = list(colour_in_modes(opened.system, frames, references, ("fused",), short_side=64))
+    assert [each.begins for each in modes] == [number == 4 for number in range(8)]
+    assert all(np.array_equal(a.pictures["fused"], b) for a, b in zip(modes, written, strict=True))
+    whole = list(
+        colour_in_modes(opened.system, frames, references, ("fused",), short_side=64, scene_cut="off")
+    )
+    assert not any(each.begins for each in whole)
+    assert not np.array_equal(whole[4].pictures["fused"], written[4]), "the cut makes no difference"
+
+    words = ["--gt", str(cut), "--result", str(tmp_path / "made"), "-o", str(tmp_path / "report")]
+    values = {}
+    for rule, scenes in (("auto", [0, 4]), ("off", [0])):
+        code, text, _ = run(capsys, *words, "--scene-cut", rule)
+        assert code == 0 and ("cut: 2 scenes, from frames 0, 4" in text) == (rule == "auto")
+        stored = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+        assert stored["films"]["cut"]["scenes"] == scenes
+        values[rule] = stored["mean"]["ground truth"]
+    assert values["auto"]["cdc"] < 0.8 * values["off"]["cdc"]
+    code, text, _ = run(capsys, "--gt", str(cut), "--short-side", "64")
+    assert code == 0 and "cut: 2 scenes, from frames 0, 4" in text
+
+
 def test_the_true_colours_are_never_seen(films: Path) -> None:
     """Frames of the same lightness and other colours give the same pictures."""
     from atelier.colorize.opening import WeightFiles, open_system
@@ -142,6 +186,7 @@ def test_finished_results_are_compared(
         (["--gt", "{films}", "--first-frame", "anker"], "allowed are exemplar and anchor"),
         (["--gt", "{films}", "-m", "gone.pth"], "gone.pth does not exist"),
         (["--gt", "{films}", "--short-side", "50"], "multiple of 32"),
+        (["--gt", "{films}", "--scene-cut", "sometimes"], "--scene-cut sometimes: auto, content, off"),
     ],
 )
 def test_mistakes_are_one_message(
@@ -183,9 +228,21 @@ def test_films_that_cannot_be_measured_are_told_before_the_first_frame(
     assert code == 0 and re.search(r"^made +\d", table, re.MULTILINE)
 
 
+def test_listed_cuts_are_one_films(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cuts.txt").write_text("9")
+    words = ["--short-side", "64", "--scene-cut", str(tmp_path / "cuts.txt")]
+    code, _, told = run(capsys, "--gt", str(films), *words)
+    assert code == 2 and re.search("--scene-cut names frame 9, but .* has 4 frames", told)
+    write_image(tmp_path / "two" / "a" / "0.png", np.zeros((32, 32, 3), np.uint8))
+    write_image(tmp_path / "two" / "b" / "0.png", np.zeros((32, 32, 3), np.uint8))
+    code, _, told = run(capsys, "--gt", str(tmp_path / "two"), *words)
+    assert code == 2 and "lists frames of one film, but --gt has 2" in told
+
+
 def test_options_of_films_need_the_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, message in (
         (["--gt", str(tmp_path), "--reference", "a"], "--reference is for --task colorize"),
+        (["--gt", str(tmp_path), "--scene-cut", "off"], "--scene-cut is for --task colorize"),
         (["--gt", str(tmp_path)], "-m names the model"),
         (["--gt", str(tmp_path), "--task", "colorise"], "did you mean 'colorize'"),
     ):

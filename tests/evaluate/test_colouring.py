@@ -88,6 +88,30 @@ def test_means_are_of_the_frames_that_count(table: Colouring) -> None:
     assert mean_of(table, "off", "psnr") == pytest.approx(over_films)
 
 
+def test_nothing_is_compared_across_a_cut(table: Colouring) -> None:
+    """The same scene twice, its colours turned the second time, measures as steady as once."""
+
+    def cut(told: bool) -> Iterator[SeenFrame]:
+        yield from film()
+        for number, seen in enumerate(film()):
+            turned = {row: np.ascontiguousarray(each[..., ::-1]) for row, each in seen.rows.items()}
+            gt = np.ascontiguousarray(seen.gt[..., ::-1])
+            yield SeenFrame(gt, turned, begins=told and not number)
+
+    film_rows = measured(cut(True)).films[0]
+    assert (list(film_rows.scenes), film_rows.frames) == ([0, 4], 8)
+    once = table.films[0].values
+    for row in ("off", "same", TRUTH):
+        # Within a scene, red and blue change as much as blue and red.
+        assert film_rows.values[row]["cdc"] == pytest.approx(once[row]["cdc"], rel=1e-9)
+    blind = measured(cut(False)).films[0]
+    assert list(blind.scenes) == [0]
+    assert blind.values[TRUTH]["cdc"] > 1.2 * film_rows.values[TRUTH]["cdc"]
+    assert blind.values[TRUTH]["warp_error"] > 1.2 * film_rows.values[TRUTH]["warp_error"]
+    told = colouring_text(measured(cut(True), film()))
+    assert "film0: 2 scenes, from frames 0, 4" in told and "film1:" not in told
+
+
 def test_one_conversion_gives_the_same_differences() -> None:
     gt, *_ = truth()
     other = np.roll(gt, 3, axis=1)

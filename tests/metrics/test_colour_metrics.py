@@ -113,6 +113,12 @@ def test_cdc() -> None:
     assert cdc(histograms) == pytest.approx(cdc(histograms[::-1]), rel=1e-12), "time has no direction here"
     black, white = (colour_histogram(np.full((4, 4, 3), value, np.uint8)) for value in (0, 255))
     assert cdc([black, white]) == pytest.approx(np.log(2))
+    # Frames of two scenes are not compared.
+    twice = [0] * len(histograms) + [1] * len(histograms)
+    assert cdc([*histograms, *histograms], scenes=twice) == pytest.approx(cdc(histograms), rel=1e-12)
+    assert cdc([black, black, white, white], scenes=[0, 0, 1, 1]) == 0 < cdc([black, black, white, white])
+    with pytest.raises(UserError, match="of one scene"):
+        cdc([black, white], scenes=[0, 1])
     # Two frames have no pair at distance 2 and 4; what there is counts.
     assert cdc(histograms[:2]) == pytest.approx(cdc(histograms[:2], (1,)))
     with pytest.raises(UserError, match="the film has 1"):

@@ -29,6 +29,7 @@ from atelier.errors import UserError, did_you_mean
 _Texts = Optional[list[str]]  # noqa: UP045
 _Paths = Optional[list[Path]]  # noqa: UP045
 _Int = Optional[int]  # noqa: UP045
+_Text = Optional[str]  # noqa: UP045
 _FILMS = "With --task colorize: "
 _TASKS = ("restore", "colorize")
 
@@ -75,6 +76,12 @@ def evaluate(
     short_side: Annotated[
         _Int, typer.Option("--short-side", help=_FILMS + "of the frames that networks see; default 256.")
     ] = None,
+    scene_cut: Annotated[
+        _Text,
+        typer.Option(
+            "--scene-cut", help=_FILMS + "auto (default), content, off, or a file, as atelier colorize."
+        ),
+    ] = None,
     memflow: Annotated[_Path, typer.Option("--memflow-ckpt", help=_FILMS + "MemFlow's weights.")] = None,
     swintexco: Annotated[_Path, typer.Option("--swintexco-ckpt", help=_FILMS + "SwinTExCo's folder.")] = None,
     fusion: Annotated[_Path, typer.Option("--fusion-ckpt", help=_FILMS + "a fusion network.")] = None,
@@ -94,7 +101,7 @@ def evaluate(
         "--fusion-ckpt": fusion,
     }
     films = parts | {"--backbone-weights": backbone, "--reference": reference, "--anchor": anchor}
-    films |= {"--result": result, "--short-side": short_side}
+    films |= {"--result": result, "--short-side": short_side, "--scene-cut": scene_cut}
     if task == "colorize":
         pictures = {"--lq": lq, "--filename-tmpl": template, "--crop-border": crop_border, "--tile": tile}
         shared = None if launcher == "none" else launcher
@@ -114,6 +121,7 @@ def evaluate(
                 anchor or (),
                 first_frame,
                 256 if short_side is None else short_side,
+                scene_cut or "auto",
                 output,
                 device,
             )

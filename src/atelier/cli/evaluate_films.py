@@ -30,6 +30,7 @@ class FilmsToEvaluate:
         anchors: the same.
         first_frame: what that frame is: ``exemplar`` or ``anchor``.
         short_side: of the pictures that the networks see.
+        scene_cut: how scenes are found, as ``atelier colorize`` takes it.
         output: folder of CSV, JSON and page; None: none.
         device: where the system runs.
     """
@@ -41,6 +42,7 @@ class FilmsToEvaluate:
     anchors: Sequence[str] = ()
     first_frame: str = "exemplar"
     short_side: int = 256
+    scene_cut: str = "auto"
     output: Path | None = None
     device: str = "auto"
 
@@ -57,6 +59,13 @@ def evaluate_films(asked: FilmsToEvaluate, say: Callable[[str], None] = typer.ec
             f"{did_you_mean(asked.first_frame, ('exemplar', 'anchor'))}"
         )
     films = films_below(asked.gt, "--gt")
+    from atelier.colorize.scenes import scene_rule
+
+    if scene_rule(asked.scene_cut).last_named >= 0 and len(films) > 1:
+        raise UserError(
+            f"--scene-cut {asked.scene_cut} lists frames of one film, but --gt has {len(films)}; measure them one by "
+            "one"
+        )
     if asked.results:
         _no_system(asked)
         rows = _labels(asked.results)
@@ -65,13 +74,13 @@ def evaluate_films(asked: FilmsToEvaluate, say: Callable[[str], None] = typer.ec
         facts = {"Results": ", ".join(str(path) for path in asked.results)}
         title = ", ".join(rows)
         measure_rows: Callable[[str, Path], Iterator[SeenFrame]] = lambda name, path: _frames_of_results(  # noqa: E731
-            path, {label: each[name] for label, each in coloured.items()}
+            path, {label: each[name] for label, each in coloured.items()}, asked.scene_cut
         )
     else:
         asked.weights.check()
         pinned = _references(asked, films)
         for path in films.values():
-            _check_film(path, pinned)
+            _check_film(path, pinned, asked.scene_cut)
         from atelier.colorize.opening import open_system
         from atelier.restore.model import find_device
 
@@ -204,7 +213,7 @@ def _references(asked: FilmsToEvaluate, films: dict[str, Path]) -> list[Referenc
     return references
 
 
-def _check_film(path: Path, references: Sequence[ReferenceFile]) -> None:
+def _check_film(path: Path, references: Sequence[ReferenceFile], scene_cut: str) -> None:
     """What would spoil the measurement after minutes, told before the first frame is coloured.
 
     Raises:
@@ -213,17 +222,15 @@ def _check_film(path: Path, references: Sequence[ReferenceFile]) -> None:
     """
     import torch
 
-    from atelier.colorize.ahead import check_source
+    from atelier.colorize.ahead import check_source, last_named
     from atelier.colorize.bank import is_grey
     from atelier.colorize.coloured import ColorizeOptions
+    from atelier.colorize.scenes import scene_rule
     from atelier.images.lab import LabScale, rgb_to_lab
     from atelier.images.tensors import to_tensor
     from atelier.images.video import open_video
 
-    named = max(
-        ((each.frame, f"the reference {each}") for each in references if each.frame is not None),
-        default=(-1, ""),
-    )
+    named = last_named(references, scene_rule(scene_cut))
     source = open_video(str(path))
     try:
         # What atelier colorize advises is none of this command's options.
@@ -269,28 +276,37 @@ def _frames_of_system(
             write_image(picture, next(_pixels(path)))
             references = [ReferenceFile(picture, 0 if asked.first_frame == "anchor" else None)]
         coloured = colour_in_modes(
-            opened.system, _pixels(path), references, MODES, short_side=asked.short_side, device=device
+            opened.system,
+            _pixels(path),
+            references,
+            MODES,
+            short_side=asked.short_side,
+            scene_cut=asked.scene_cut,
+            device=device,
         )
         for number, frame in enumerate(coloured):
             rows: dict[str, Any] = {mode: frame.pictures[mode] for mode in reversed(MODES)}  # grey first
-            yield SeenFrame(frame.gt, rows, not frame.pinned and not (own and number == 0))
+            yield SeenFrame(frame.gt, rows, not frame.pinned and not (own and number == 0), frame.begins)
 
 
-def _frames_of_results(path: Path, results: dict[str, Path]) -> Iterator[SeenFrame]:
+def _frames_of_results(path: Path, results: dict[str, Path], scene_cut: str) -> Iterator[SeenFrame]:
     """A film and what others made of it; as many frames each."""
+    from atelier.colorize.scenes import SceneFinder, scene_rule
     from atelier.colorize.working import lightness
     from atelier.evaluate.colouring import SeenFrame
 
+    scenes = SceneFinder(scene_rule(scene_cut))
     others = {label: _pixels(result) for label, result in results.items()}
     number = -1
     for number, gt in enumerate(_pixels(path)):
-        rows = {"grey": _grey(lightness(gt), gt.dtype)}
+        whole = lightness(gt)
+        rows = {"grey": _grey(whole, gt.dtype)}
         for label, frames in others.items():
             picture = next(frames, None)
             if picture is None:
                 raise UserError(f"--result {results[label]} has {number} frames, {path} has more")
             rows[label] = picture
-        yield SeenFrame(gt, rows)
+        yield SeenFrame(gt, rows, begins=scenes.begins(whole, number))
     for label, frames in others.items():
         if next(frames, None) is not None:
             raise UserError(f"--result {results[label]} has more frames than {path}, which has {number + 1}")

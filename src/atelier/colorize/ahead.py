@@ -22,7 +22,6 @@ from atelier.errors import UserError
 from atelier.images.files import image_shape
 from atelier.images.video import FrameSource, VideoFrame
 
-
 #: What colours a film of one frame.
 STILL = "--mode exemplar colours it from the references alone"
 

@@ -14,6 +14,7 @@ from atelier.colorize.bank import ReferenceBank
 from atelier.colorize.flow import FlowBackend
 from atelier.colorize.flow_options import DisFlowOptions
 from atelier.colorize.reference_files import ReferenceFile
+from atelier.colorize.scenes import SceneFinder, scene_rule
 from atelier.colorize.state import ClipFlow, SequenceState
 from atelier.colorize.system import FusionSystem
 from atelier.colorize.system_options import Mode
@@ -31,11 +32,13 @@ class ColouredFrame:
         gt: the true frame, ``H×W×3``.
         pictures: mode -> what would be written, of the same shape and type.
         pinned: a reference showed this frame in its true colours, pixel by pixel.
+        begins: a scene after another begins here.
     """
 
     gt: Pixels
     pictures: Mapping[Mode, Pixels]
     pinned: bool
+    begins: bool = False
 
 
 def colour_in_modes(
@@ -45,10 +48,12 @@ def colour_in_modes(
     modes: Sequence[Mode],
     *,
     short_side: int = 256,
+    scene_cut: str = "auto",
     device: torch.device | str = "cpu",
 ) -> Iterator[ColouredFrame]:
-    """Each frame of a film, seen by the system as lightness alone, in all ``modes``; one scene, bilinear chroma.
+    """Each frame of a film, seen by the system as lightness alone, in all ``modes``; bilinear chroma.
 
+    Scenes are found, and references chosen for each, as ``atelier colorize`` does where nothing else is asked of it.
     Memory does not grow with the film. Motion that depends on lightness alone is found once for all modes.
 
     Args:
@@ -57,27 +62,34 @@ def colour_in_modes(
         references: where colours come from; one pinned to a frame shows it in true colours.
         modes: which colours; ``grey`` asks nothing of the system.
         short_side: of the pictures that the networks see, a multiple of 32.
+        scene_cut: see :func:`~atelier.colorize.scenes.scene_rule`.
 
     Raises:
         UserError: frames of several sizes, references that are grey or pinned beyond the end, a film of one frame.
     """
     size, bank, count = None, None, 0
+    scenes = SceneFinder(scene_rule(scene_cut))
     states: dict[Mode, SequenceState] = {mode: SequenceState() for mode in modes}
     before: Tensor | None = None
     kept: tuple[int, ...] = ()
     try:
         for index, gt in enumerate(frames):
-            whole = lightness(gt).to(device)
+            whole = lightness(gt)
+            begins = scenes.begins(whole, index)
+            whole = whole.to(device)
             if size is None or bank is None:
                 size = WorkingSize.of(gt.shape[1], gt.shape[0], short_side)
-                bank = ReferenceBank(system, references, size, per_scene="all", device=device)
+                bank = ReferenceBank(system, references, size, device=device)
             elif tuple(gt.shape[:2]) != size.full:
                 raise UserError(
                     f"frame {index} is {gt.shape[1]}x{gt.shape[0]}, the ones before are {size.full[1]}x{size.full[0]}"
                 )
             work = size.shrink(whole)
-            if not index:
-                kept = bank.choose(work, 0).kept
+            if begins:
+                states = {mode: state.new_scene() for mode, state in states.items()}
+                before = None
+            if begins or not index:
+                kept = bank.choose(work, index).kept
             flows = _flows(system.flow, work, before)
             pinned = bank.anchor(index)
             prepared = bank.prepared(kept, index, pinned)
@@ -90,7 +102,7 @@ def colour_in_modes(
                     ab, states[mode] = out.ab[:, 0], out.state
                 pictures[mode], _ = join(whole, enlarge(ab, size, whole, work, "bilinear"), gt.dtype)
             before, count = work, index + 1
-            yield ColouredFrame(gt, pictures, pinned is not None)
+            yield ColouredFrame(gt, pictures, pinned is not None, begins)
     finally:
         if bank is not None:
             bank.close()

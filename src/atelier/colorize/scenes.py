@@ -154,6 +154,30 @@ def scene_rule(given: str) -> SceneRule:
     return ListedCuts(Path(given))
 
 
+class SceneFinder:
+    """Tells frame by frame where the scenes of a film begin: by the rule, and none is shorter than it allows."""
+
+    def __init__(self, rule: SceneRule) -> None:
+        self._rule, self._first = rule, 0
+        self._before: Tensor | None = None
+
+    def begins(self, whole: Tensor, index: int) -> bool:
+        """Whether frame ``index`` begins a scene after another; asked for every frame in order.
+
+        Args:
+            whole: its lightness ``[1, 1, H, W]``, unit scale, on the CPU.
+            index: 0, 1, ...
+        """
+        small, before = thumbnail(whole), self._before
+        self._before = small
+        if before is None or index - self._first < self._rule.shortest:
+            return False
+        if not self._rule.is_cut(small, before, index):
+            return False
+        self._first = index
+        return True
+
+
 def _levels(picture: Tensor) -> np.ndarray:
     """Unit lightness ``[1, 1, h, w]`` as a grey 8-bit picture ``h×w×3``."""
     levels = ((picture[0, 0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -56,11 +56,13 @@ class SeenFrame:
         gt: the true one, ``H×W×3``.
         rows: row -> picture, all of one size.
         counts: False where its true colours were given: it is a neighbour and nothing else.
+        begins: a scene after another begins here; nothing is compared across.
     """
 
     gt: Pixels
     rows: Mapping[str, Pixels]
     counts: bool = True
+    begins: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class FilmRows:
         frames: how many frames there are at all.
         size: height and width.
         shown: frames for the page.
+        scenes: first frames of the scenes, 0 first.
     """
 
     name: str
@@ -93,6 +96,7 @@ class FilmRows:
     frames: int
     size: tuple[int, int]
     shown: Sequence[ShownFrame]
+    scenes: Sequence[int] = (0,)
 
 
 @dataclass
@@ -201,6 +205,7 @@ class _Film:
         self._before: Pixels | None = None
         self._numbers: list[int] = []
         self._frames = 0
+        self._scenes = [0]
         self._first: ShownFrame | None = None
         self._last: ShownFrame | None = None
         self._worst: tuple[float, ShownFrame] | None = None
@@ -217,11 +222,13 @@ class _Film:
         if not self._meters:
             self._meters = {row: FilmMeter(METRICS, truth=row == TRUTH, thorough=True) for row in pictures}
         motion = None
-        if self._before is not None:
+        if frame.begins:
+            self._scenes.append(number)
+        elif self._before is not None:
             flow, back = self._find(frame.gt, self._before)
             motion = flow, consistent(flow, back).float()
         for row, picture in pictures.items():
-            self._meters[row].add(picture, gt, _ab(picture), motion, counts=frame.counts)
+            self._meters[row].add(picture, gt, _ab(picture), motion, counts=frame.counts, begins=frame.begins)
             if frame.counts and row != TRUTH:
                 self._perceptual.setdefault(row, _Perceptual()).add(picture, gt)
         self._before, self._frames = frame.gt, number + 1
@@ -255,6 +262,7 @@ class _Film:
             self._frames,
             (self._first.pictures[TRUTH].shape[0], self._first.pictures[TRUTH].shape[1]),
             [chosen[number] for number in sorted(chosen)],
+            self._scenes,
         )
 
 

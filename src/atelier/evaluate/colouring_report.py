@@ -67,7 +67,7 @@ def show(measure: str, value: float | None) -> str:
 
 
 def colouring_text(colouring: Colouring) -> str:
-    """The table as aligned text: rows × measures, then what is missing and why."""
+    """The table as aligned text: rows × measures, then films of several scenes, then what is missing and why."""
     columns = _columns(colouring)
     lines = [["", *(_HEADS[name] for name in columns)]]
     lines += [
@@ -79,6 +79,11 @@ def colouring_text(colouring: Colouring) -> str:
             [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
         )
         for line in lines
+    ]
+    text += [
+        f"{film.name}: {len(film.scenes)} scenes, from frames {', '.join(map(str, film.scenes))}"
+        for film in colouring.films
+        if len(film.scenes) > 1
     ]
     text += [f"{name}: null, {reason}" for name, reason in colouring.missing().items()]
     return "\n".join(text)
@@ -157,6 +162,7 @@ def to_json(colouring: Colouring) -> dict[str, Any]:
             film.name: {
                 "frames": film.frames,
                 "counted": list(film.numbers),
+                "scenes": list(film.scenes),
                 "size": [film.size[1], film.size[0]],
                 "mean": {row: _numbers(values) for row, values in film.values.items()},
                 "by_frame": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from atelier.evaluate.results import Described, MetricLike, Pixels, ValidationResult, decimals
@@ -59,6 +60,8 @@ class FilmMeter:
         self._truth, self._thorough = truth, thorough
         self._sums: dict[str, list[float]] = {}
         self._histograms: list[Pixels] = []
+        self._scenes: list[int] = []
+        self._scene = 0
         self._warp, self._pairs = WarpError(), 0
         self._last: Tensor | None = None
 
@@ -70,6 +73,7 @@ class FilmMeter:
         motion: tuple[Tensor, Tensor] | None,
         *,
         counts: bool = True,
+        begins: bool = False,
     ) -> None:
         """The next frame.
 
@@ -80,7 +84,10 @@ class FilmMeter:
             motion: backward flow ``[1, 2, H, W]`` to the frame before and where it holds ``[1, 1, H, W]``; None for the
                 first frame.
             counts: False for a frame whose true colours were given: it only is a neighbour.
+            begins: a scene begins here: the frame before, of another one, is no neighbour.
         """
+        if begins:
+            self._last, self._scene = None, self._scene + 1
         if motion is not None and self._last is not None:
             self._warp.add(ab, self._last, *motion)
             self._pairs += int(bool(motion[1].any()))
@@ -96,6 +103,7 @@ class FilmMeter:
         for name, value in values.items():
             self._sums.setdefault(name, []).append(value)
         self._histograms.append(colour_histogram(rgb))
+        self._scenes.append(self._scene)
 
     def by_frame(self) -> list[dict[str, float]]:
         """The values of each frame that counted, as far as single frames have any."""
@@ -104,7 +112,8 @@ class FilmMeter:
     def values(self) -> dict[str, float]:
         """Means over frames; not-a-number where the film is too short for a measure."""
         values = {name: math.fsum(each) / len(each) for name, each in self._sums.items()}
-        values["cdc"] = cdc(self._histograms) if len(self._histograms) > 1 else math.nan
+        together = any(one == other for one, other in pairwise(self._scenes))
+        values["cdc"] = cdc(self._histograms, scenes=self._scenes) if together else math.nan
         values["warp_error"] = self._warp.value() if self._pairs else math.nan
         return values
 

@@ -31,7 +31,11 @@ def colour_histogram(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return np.stack([np.bincount(frame[..., channel].ravel(), minlength=256) for channel in range(3)])
 
 
-def cdc(histograms: Sequence[npt.NDArray[np.int64]], distances: Sequence[int] = DISTANCES) -> float:
+def cdc(
+    histograms: Sequence[npt.NDArray[np.int64]],
+    distances: Sequence[int] = DISTANCES,
+    scenes: Sequence[int] | None = None,
+) -> float:
     """Mean Jensen-Shannon divergence (natural logarithm) between frames i and i + d.
 
     The mean is over channels and frames for each d, then over d; a d that the film is too short for is left out.
@@ -39,12 +43,13 @@ def cdc(histograms: Sequence[npt.NDArray[np.int64]], distances: Sequence[int] = 
     Args:
         histograms: one of :func:`colour_histogram` a frame, in order.
         distances: the values of d.
+        scenes: the scene of each frame; frames of two scenes are not compared. None: it is all one.
 
     Returns:
         0 for a film that never changes, at most ln 2.
 
     Raises:
-        UserError: fewer than two frames.
+        UserError: fewer than two frames, or no two of one scene that lie a distance apart.
     """
     import numpy as np
 
@@ -52,7 +57,14 @@ def cdc(histograms: Sequence[npt.NDArray[np.int64]], distances: Sequence[int] = 
         raise UserError(f"CDC compares frames; the film has {len(histograms)}")
     shares = np.stack(histograms).astype(np.float64)
     shares /= shares.sum(axis=-1, keepdims=True)
-    found = [_divergence(shares[:-d], shares[d:]).mean() for d in distances if d < len(histograms)]
+    of = np.zeros(len(histograms), int) if scenes is None else np.asarray(scenes)
+    found = []
+    for d in distances:
+        together = of[:-d] == of[d:]
+        if together.any():
+            found.append(_divergence(shares[:-d][together], shares[d:][together]).mean())
+    if not found:
+        raise UserError(f"CDC compares frames of one scene; of {len(histograms)} frames no two are")
     return float(np.mean(found))
 
 
