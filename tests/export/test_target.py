@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from atelier.cli.main import main
 from atelier.errors import UserError
 from atelier.export.int8 import runner
 from atelier.export.target import peak_activations, prepare_target
 from atelier.export.target_options import find_target
+from atelier.files import sha256_of
 from atelier.restore.exported import open_exported
 from exports import network, pictures, save_network
 
@@ -26,7 +29,10 @@ def _prepare(tmp_path: Path, name: str = "qcs8550", source: str = "compact", **o
     if not weights.exists():
         save_network(source, tmp_path)
     settings = {"size": "24x40", **options}
-    return prepare_target(weights, tmp_path / "device", name, pictures(), pictures(), **settings)
+    prepared = prepare_target(weights, tmp_path / "device", name, pictures(), pictures(), **settings)
+    over = [line for line in prepared.lines if line.startswith("  over budget: ")]
+    assert over == ([f"  over budget: {', '.join(prepared.over)}"] if prepared.over else [])
+    return list(prepared.lines)
 
 
 def test_a_folder_for_the_tool_chain(tmp_path: Path) -> None:
@@ -63,7 +69,16 @@ def test_a_folder_for_the_tool_chain(tmp_path: Path) -> None:
     assert report["measured"]["parameters"] == sum(each.numel() for each in network("compact").parameters())
     assert report["measured"]["file_bytes"] == (folder / "model.onnx").stat().st_size
     assert report["size"] == [24, 40]
-    assert any("parameters" in line and "within 300,000" in line for line in lines)
+    assert report["over_budget"] == []
+    for name, precision in (("model.onnx", "int8"), ("model_float.onnx", "fp32")):
+        told: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+        inside = {each.key: each.value for each in onnx.load(folder / name).metadata_props}
+        assert {**json.loads(inside["atelier"]), "files": told["files"]} == told
+        assert (told["precision"], told["size"]) == (precision, [24, 40])
+        assert told["files"] == {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        }
+    assert any("parameters" in line and "within 307,000" in line for line in lines)
     assert any("not measured" in line and "33" in line for line in lines)
     assert not any("over budget" in line for line in lines)
 
@@ -159,5 +174,37 @@ def test_windows_at_one_size(tmp_path: Path) -> None:
     lines = _prepare(tmp_path, "all", "swinir", targets=mine, activations=16)
     assert any("int8 to float32" in line for line in lines)
     assert open_exported(tmp_path / "device" / "model_float.onnx").facts.size == (24, 40)
-    with pytest.raises(UserError, match=r"qcs8550 does not run the operators .*Erf"):
-        prepare_target(tmp_path / "swinir.pth", tmp_path / "other", "qcs8550", pictures(), pictures())
+
+
+def test_gelu_takes_its_own_opset_where_the_target_runs_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    _prepare(tmp_path, source="swinir", say=said.append)
+    assert said[0].startswith("opset 20 in place of 18: qcs8550 runs Gelu")
+    for name in ("model.onnx", "model_float.onnx"):
+        model = onnx.load(tmp_path / "device" / name)
+        assert model.opset_import[0].version == 20
+        kinds = {node.op_type for node in model.graph.node}
+        assert "Gelu" in kinds and "Erf" not in kinds
+    assert json.loads((tmp_path / "device" / "report.json").read_text())["opset"] == 20
+    listed = ", ".join(each for each in find_target("qcs8550").operators if each != "Gelu")
+    mine = _targets(tmp_path, f"old: {{extends: qcs8550, operators: [{listed}]}}")
+    with pytest.raises(UserError, match=r"old does not run the operators Erf that SwinIR"):
+        _prepare(tmp_path, "old", "swinir", targets=mine)
+
+
+def test_over_budget_is_exit_code_one_with_the_folder_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = _targets(tmp_path, "small: {extends: qcs8550, size: 24x40, budget: {parameters: 100}}")
+    calibration = tmp_path / "lq"
+    calibration.mkdir()
+    for picture in pictures():
+        shutil.copy(picture, calibration)
+    arguments = ["export", str(save_network("compact", tmp_path)), "--calibration", str(calibration)]
+    arguments += ["--targets", str(mine), "--target"]
+    for name, code in (("small", 1), ("qcs8550", 0)):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, name, "--size", "24x40", "-o", str(tmp_path / name)])
+        assert ended.value.code == code
+        assert ("over budget: parameters" in capsys.readouterr().out) == bool(code)
+        assert (tmp_path / name / "model.onnx").is_file()

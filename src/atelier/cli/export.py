@@ -83,7 +83,10 @@ def export(
         list[str] | None, typer.Option("--plugin", help="Module that registers the model's network.")
     ] = None,
 ) -> None:
-    """Export a network and prove in its new runtime that it is the same; exit code 2 and no file where it is not."""
+    """Export a network and prove in its new runtime that it is the same; exit code 2 and no file where it is not.
+
+    With --target exit code 1 means: the folder is written, but the network is over the target's budget.
+    """
     if half and precision not in (None, "fp16"):
         raise UserError(f"--half contradicts --precision {precision}")
     asked = "fp16" if half else precision or "fp32"
@@ -116,12 +119,13 @@ def export(
 
         import_modules(plugin)
 
+    over: tuple[str, ...] = ()
     if calibration is not None:
         given = _listed(calibration, "--calibration")
         if target:
             from atelier.export.target import prepare_target
 
-            lines = prepare_target(
+            prepared = prepare_target(
                 model,
                 output,
                 target,
@@ -135,6 +139,7 @@ def export(
                 param_key=param_key,
                 say=typer.echo,
             )
+            lines, over = list(prepared.lines), prepared.over
         else:
             from atelier.export.int8 import Int8Options, export_int8
 
@@ -175,6 +180,8 @@ def export(
         lines = [*exported.proof.lines(), f"wrote {', '.join(str(path) for path in exported.files)}"]
     for line in lines:
         typer.echo(line)
+    if over:
+        raise typer.Exit(1)
 
 
 def found_format(output: Path, kind: str | None, opset: int | None, skip: bool) -> ExportFormat:

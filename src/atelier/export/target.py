@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +27,9 @@ from atelier.export.onnx_format import OnnxFormat, save_onnx
 from atelier.export.proof import TOLERANCES, cut, read_pictures
 from atelier.export.quantise import SIXTEEN_BIT_OPSET, find_layers, quantised
 from atelier.export.target_options import Target, find_target
-from atelier.export.trace import trace
-from atelier.files import describe_os_error
+from atelier.export.trace import Traced, trace
+from atelier.files import describe_os_error, sha256_of
+from atelier.restore.exported import facts_path
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +37,18 @@ if TYPE_CHECKING:
 MODEL: Final = "model.onnx"
 FLOAT_MODEL: Final = "model_float.onnx"
 LIST: Final = "input_list.txt"
+
+
+#: The first opset with Gelu; before it a Gelu is written as Erf and four more.
+_GELU_OPSET: Final = 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The report's lines, and what is over the budget (parameters, macs, ...)."""
+
+    lines: tuple[str, ...]
+    over: tuple[str, ...]
 
 
 def prepare_target(
@@ -51,8 +65,8 @@ def prepare_target(
     concat_skip: bool = False,
     param_key: str | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> list[str]:
-    """Write the folder ``output`` and return the report's lines.
+) -> Prepared:
+    """Write the folder ``output`` and return the report.
 
     Args:
         source: a weight file.
@@ -94,8 +108,13 @@ def prepare_target(
         size_multiple=facts.size_multiple,
         fixed=(height, width),
     )
-    whole = kind.graph(traced)
-    lacking = sorted({node.op_type for node in whole.graph.node} - set(target.operators))
+    whole, lacking = _graph(kind, traced, target)
+    if "Erf" in lacking and "Gelu" in target.operators and opset < _GELU_OPSET:
+        say(
+            f"opset {_GELU_OPSET} in place of {opset}: {name} runs Gelu, but not the Erf that stands for it before"
+        )
+        kind = OnnxFormat(opset=_GELU_OPSET, concat_skip=concat_skip)
+        whole, lacking = _graph(kind, traced, target)
     if lacking:
         hint = "; --concat-skip writes the skip without Resize" if lacking == ["Resize"] else ""
         raise UserError(
@@ -113,7 +132,6 @@ def prepare_target(
     closeness = _closeness(loaded.net, whole, model, tests)
     metadata = {
         **metadata_of(source, loaded, traced, kind, "fp32"),
-        "precision": "int8",
         "open_axes": [],
         "size": [height, width],
     }
@@ -121,8 +139,16 @@ def prepare_target(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        save_onnx(model, temporary / MODEL, metadata)
-        save_onnx(whole, temporary / FLOAT_MODEL, {**metadata, "precision": "fp32"})
+        for graph, path, precision in (
+            (model, temporary / MODEL, "int8"),
+            (whole, temporary / FLOAT_MODEL, "fp32"),
+        ):
+            facts_of_file = {**metadata, "precision": precision}
+            save_onnx(graph, path, facts_of_file)
+            contents = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}}
+            facts_path(path).write_text(
+                json.dumps({**facts_of_file, "files": contents}, indent=2) + "\n", encoding="utf-8"
+            )
         _write_calibration(temporary, crops, target.raw_layout)
         found = {
             "parameters": count_parameters(loaded.net)[0],
@@ -130,12 +156,16 @@ def prepare_target(
             "activation_bytes": peak_activations(whole) * bits // 8,
             "file_bytes": (temporary / MODEL).stat().st_size,
         }
-        lines = _report(target, name, found, closeness)
+        budget: dict[str, Any] = target.budget.model_dump()
+        over = [key for key, value in found.items() if budget[key] and value > budget[key]]
+        lines = _report(target, name, found, closeness, over)
         report = {
             "target": name,
             **metadata,
+            "precision": "int8",
             "measured": found,
-            "budget": target.budget.model_dump(),
+            "budget": budget,
+            "over_budget": over,
             "psnr_to_float32": closeness,
         }
         (temporary / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -147,7 +177,14 @@ def prepare_target(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    return [*lines, f"wrote {output}/: {MODEL}, {FLOAT_MODEL}, {LIST}, calibration/, README.md, report.json"]
+    wrote = f"wrote {output}/: {MODEL} and {FLOAT_MODEL} with their .json, {LIST}, calibration/, README.md, report.json"
+    return Prepared((*lines, wrote), tuple(over))
+
+
+def _graph(kind: OnnxFormat, traced: Traced, target: Target) -> tuple[onnx.ModelProto, list[str]]:
+    """The program as ONNX, and its operators that the target does not run."""
+    whole = kind.graph(traced)
+    return whole, sorted({node.op_type for node in whole.graph.node} - set(target.operators))
 
 
 def _closeness(
@@ -212,7 +249,9 @@ def _write_calibration(folder: Path, crops: Sequence[Tensor], layout: str) -> No
     (folder / LIST).write_text("\n".join(names) + "\n", encoding="ascii")
 
 
-def _report(target: Target, name: str, found: dict[str, int], closeness: float | None) -> list[str]:
+def _report(
+    target: Target, name: str, found: dict[str, int], closeness: float | None, over: Sequence[str]
+) -> list[str]:
     lines = [f"{name}: {target.description}"]
     limits: dict[str, Any] = target.budget.model_dump()
     for key, value in found.items():
@@ -230,9 +269,8 @@ def _report(target: Target, name: str, found: dict[str, int], closeness: float |
     if closeness is not None and closeness < WARN_BELOW:
         lines.append(f"  warning: under {WARN_BELOW:g} dB to the float32 network; try --activations 16")
     lines.append("  not run here: the device's tool chain, its compiler and the device itself")
-    over = [key.replace("_", " ") for key, value in found.items() if limits[key] and value > limits[key]]
     if over:
-        lines.append(f"  over budget: {', '.join(over)}")
+        lines.append(f"  over budget: {', '.join(over).replace('_', ' ')}")
     return lines
 
 
@@ -250,6 +288,7 @@ def _readme(target: Target, name: str, bits: int, lines: Sequence[str]) -> str:
 * `{FLOAT_MODEL}`: the same network in float32.
 * `{LIST}`: the raw little-endian float32 pictures in `calibration/`, {target.raw_layout}, [0, 1]. Whether your
   version of the tools wants NCHW or NHWC stands in its documents; `raw_layout` in the targets' file changes it.
+* `{MODEL}.json`, `{FLOAT_MODEL}.json`: what a runner has to know of each, as in its metadata.
 * `report.json`: the numbers below and where the files came from.
 
 ## Commands
