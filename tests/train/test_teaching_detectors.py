@@ -6,6 +6,7 @@ from typing import Any
 
 from atelier.train.detector_options import DetectorOptions, TeachingOptions
 from atelier.train.detectors import Watch
+from atelier.train.run_history import History
 from atelier.train.teaching_detectors import dead_term, feature_collapse
 
 OPTIONS = TeachingOptions()
@@ -24,23 +25,26 @@ def line(step: int, **details: float) -> dict[str, Any]:
 
 def test_features_that_shrink_below_the_limit_are_told() -> None:
     steady = [line(10, tap_std_student_1=1.0, tap_std_student_2=2.0)]
-    assert feature_collapse(steady, OPTIONS) is None
+    assert feature_collapse(History(steady), OPTIONS) is None
     assert (
-        feature_collapse([*steady, line(20, tap_std_student_1=0.61, tap_std_student_2=2.5)], OPTIONS) is None
+        feature_collapse(History([*steady, line(20, tap_std_student_1=0.61, tap_std_student_2=2.5)]), OPTIONS)
+        is None
     )
-    alarm = feature_collapse([*steady, line(20, tap_std_student_1=1.0, tap_std_student_2=1.1)], OPTIONS)
+    alarm = feature_collapse(
+        History([*steady, line(20, tap_std_student_1=1.0, tap_std_student_2=1.1)]), OPTIONS
+    )
     assert alarm is not None
     assert "pair 2 have 55%" in alarm.message
 
 
 def test_a_term_is_dead_only_after_its_whole_window() -> None:
     quiet = [line(step, share_feature=0.0005, share_response=0.4) for step in range(10, 60, 10)]
-    assert dead_term(quiet[:2], OPTIONS, 1000) is None
-    alarm = dead_term(quiet, OPTIONS, 1000)
+    assert dead_term(History(quiet[:2]), OPTIONS, 1000) is None
+    alarm = dead_term(History(quiet), OPTIONS, 1000)
     assert alarm is not None
     assert alarm.message.startswith("feature was below 0.1%")
     lively = [*quiet[:3], line(40, share_feature=0.01), quiet[4]]
-    assert dead_term(lively, OPTIONS, 1000) is None
+    assert dead_term(History(lively), OPTIONS, 1000) is None
 
 
 def test_a_measured_gradient_says_more_than_the_loss() -> None:
@@ -52,18 +56,18 @@ def test_a_measured_gradient_says_more_than_the_loss() -> None:
         found[-1]["details"]["grad_share_feature"] = second
         return [*found, line(1100, share_feature=loss)]
 
-    alarm = dead_term(lines(0.0004, 0.0005, 0.3), OPTIONS, 6000)
+    alarm = dead_term(History(lines(0.0004, 0.0005, 0.3)), OPTIONS, 6000)
     assert alarm is not None and "0.1% of the student's gradient over the last 300 steps" in alarm.message
-    assert dead_term(lines(0.0004, 0.2, 0.0001), OPTIONS, 6000) is None
+    assert dead_term(History(lines(0.0004, 0.2, 0.0001)), OPTIONS, 6000) is None
     # Measured at the beginning alone: the loss tells.
     young = lines(0.0004, 0.0004, 0.3)[:5]
-    assert dead_term(young, OPTIONS, 1000) is None
+    assert dead_term(History(young), OPTIONS, 1000) is None
 
 
 def test_runs_without_terms_are_left_alone() -> None:
     plain = [{key: value for key, value in line(step).items() if key != "details"} for step in (10, 20, 30)]
-    assert feature_collapse(plain, OPTIONS) is None
-    assert dead_term(plain, OPTIONS, 30) is None
+    assert feature_collapse(History(plain), OPTIONS) is None
+    assert dead_term(History(plain), OPTIONS, 30) is None
 
 
 def test_the_watch_tells_each_once() -> None:

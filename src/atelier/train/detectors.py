@@ -1,12 +1,13 @@
 """Detectors of a run's health: pure functions of the records in ``metrics.jsonl``, each with a remedy.
 
-Every detector takes the records so far (ascending, kinds ``train`` and ``validation``) and its options, and returns an
-alarm or None. :class:`Watch` asks them all as a run goes on and lets each one speak once; :func:`stability` asks them
-again about the last quarter of a finished run. Thresholds stand under ``health.detectors``.
+Every detector takes the history of the run so far and its options, and returns an alarm or None. :class:`Watch` asks
+them all as a run goes on and lets each one speak once; :func:`stability` asks them again about the last quarter of a
+finished run. Thresholds stand under ``health.detectors``.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -24,8 +25,8 @@ from atelier.train.detector_options import (
     SlowOptions,
     SmoothingOptions,
 )
+from atelier.train.run_history import History, Record, number
 
-Record = Mapping[str, Any]
 LN2 = math.log(2)
 
 
@@ -60,32 +61,6 @@ class Alarm:
         return f"warning: {self.detector} at step {self.iteration}: {self.message}. {self.remedy}"
 
 
-def train_records(records: Sequence[Record]) -> list[Record]:
-    """Those of kind ``train``."""
-    return [record for record in records if record["kind"] == "train"]
-
-
-def _since(records: Sequence[Record], steps: int) -> list[Record]:
-    """Train records of the last ``steps`` steps; empty where the run (since its last start) is not that long yet."""
-    lines = train_records(records)
-    if not lines:
-        return []
-    last = lines[-1]["iter"]
-    # A record is the mean since the one before it, so the first one of all began at most one interval earlier.
-    interval = lines[1]["iter"] - lines[0]["iter"] if len(lines) > 1 else lines[0]["iter"]
-    if last - (lines[0]["iter"] - interval) < steps:
-        return []
-    return [line for line in lines if line["iter"] > last - steps]
-
-
-def _loss(record: Record, name: str) -> float:
-    """A logged loss as float; NaN where it is missing (records of resumed runs may lack a term)."""
-    try:
-        return float(record["losses"][name])
-    except (KeyError, TypeError, ValueError):
-        return math.nan
-
-
 def _pixel_term(record: Record) -> str | None:
     """``l_g_pix``, else the first loss of the generator that is no GAN term."""
     names = list(record["losses"])
@@ -104,7 +79,7 @@ def rising(values: Sequence[float]) -> tuple[float, float]:
     return statistics.median(slopes), 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def not_converging(records: Sequence[Record], options: ConvergenceOptions, total_iter: int) -> Alarm | None:
+def not_converging(history: History, options: ConvergenceOptions, total_iter: int) -> Alarm | None:
     """The pixel loss rises, or stands far above its best, or quality fell below the first validation's.
 
     A rise needs a positive Theil-Sen slope over the last ``window`` steps that adds up to ``rise`` of the median, with
@@ -112,10 +87,12 @@ def not_converging(records: Sequence[Record], options: ConvergenceOptions, total
     """
     remedy = "Lower the learning rate (train.optim_g.lr), or check the data"
     window = min(options.window, max(1, total_iter // 4))
-    lines = _since(records, window)
+    lines = history.since(window)
     name = _pixel_term(lines[-1]) if lines else None
     values = (
-        [value for value in (_loss(line, name) for line in lines) if math.isfinite(value)] if name else []
+        [value for value in (number(line["losses"], name) for line in lines) if math.isfinite(value)]
+        if name
+        else []
     )
     if len(values) >= options.least_lines:
         # At most some fifty places: pairs grow with the square, and more say no more.
@@ -125,31 +102,21 @@ def not_converging(records: Sequence[Record], options: ConvergenceOptions, total
         rise = slope * (len(thin) - 1) / median if median > 0 else 0.0
         at = int(lines[-1]["iter"])
         # Every window of a run is one more chance for noise to look like a rise (Bonferroni).
-        windows = max(1, len(train_records(records)) // len(values))
+        windows = max(1, len(history.train) // len(values))
         if p < options.p / windows and rise > options.rise:
             seen = f"{name} rose by {100 * rise:.0f} % over the last {window} steps (p = {p:.1g})"
             return Alarm("not converging", at, seen, remedy)
-        best = _best_median(records, name or "", len(values))
+        best = history.best_median(name or "", len(values))
         if best is not None and median > options.above_best * best:
             seen = f"the median of {name} is {median:.3g}, {median / best:.1f} times its best {best:.3g}"
             return Alarm("not converging", at, seen, remedy)
-    return _below_first(records, options, total_iter, remedy)
+    return _below_first(history, options, total_iter, remedy)
 
 
-def _best_median(records: Sequence[Record], name: str, width: int) -> float | None:
-    """The lowest median of ``width`` lines, windows side by side; None where there is only one."""
-    values = [value for value in (_loss(r, name) for r in train_records(records)) if math.isfinite(value)]
-    medians = [statistics.median(values[i : i + width]) for i in range(0, len(values) - width + 1, width)]
-    return min(medians) if len(medians) > 1 else None
-
-
-def _below_first(
-    records: Sequence[Record], options: ConvergenceOptions, total_iter: int, remedy: str
-) -> Alarm | None:
-    deciding = _deciding(records)
-    if len(deciding) < 2:
+def _below_first(history: History, options: ConvergenceOptions, total_iter: int, remedy: str) -> Alarm | None:
+    if len(history.deciding) < 2:
         return None
-    (_, start, _), (at, now, higher) = deciding[0], deciding[-1]
+    (_, start, _), (at, now, higher) = history.deciding[0], history.deciding[-1]
     least = options.fall * abs(start)  # averaged weights hardly move at first: a last digit says nothing
     worse = now < start - least if higher else now > start + least
     # 20,000 of the source plan's 200,000 steps, as a share.
@@ -159,33 +126,17 @@ def _below_first(
     return None
 
 
-def _deciding(records: Sequence[Record]) -> list[tuple[int, float, bool]]:
-    """(iteration, value, higher is better) of the first metric of the first set's validations."""
-    found: list[tuple[int, float, bool]] = []
-    name = None
-    for record in records:
-        if record["kind"] != "validation" or not record["metrics"]:
-            continue
-        name = name or record["set"]
-        if record["set"] == name:
-            metric = next(iter(record["metrics"].values()))
-            value = float(metric["value"])
-            if math.isfinite(value):
-                found.append((int(record["iter"]), value, bool(metric["higher_is_better"])))
-    return found
-
-
-def collapse(records: Sequence[Record], options: CollapseOptions) -> Alarm | None:
+def collapse(history: History, options: CollapseOptions) -> Alarm | None:
     """The discriminator has won, or learns nothing, or its term drowns the generator's others.
 
     Losses below zero are those of the Wasserstein kind, whose size says nothing: then only the share is looked at.
     """
-    lines = _since(records, options.steps)
+    lines = history.since(options.steps)
     if not lines or "l_g_gan" not in lines[-1]["losses"]:
         return None
     at = int(lines[-1]["iter"])
     alarm = "discriminator collapse"
-    real, fake = ([_loss(line, f"l_d_{kind}") for line in lines] for kind in ("real", "fake"))
+    real, fake = ([number(line["losses"], f"l_d_{kind}") for line in lines] for kind in ("real", "fake"))
     weaker = "Lower the discriminator's learning rate or the GAN weight (gan_opt.loss_weight)"
     if all(value >= 0 for value in (*real, *fake)):
         total = statistics.fmean(real) + statistics.fmean(fake)
@@ -196,7 +147,9 @@ def collapse(records: Sequence[Record], options: CollapseOptions) -> Alarm | Non
                 f"l_d_real + l_d_fake is {total:.3g} over {options.steps} steps: it has won",
                 weaker,
             )
-        logits = [_loss(line, "out_d_real") - _loss(line, "out_d_fake") for line in lines]
+        logits = [
+            number(line["losses"], "out_d_real") - number(line["losses"], "out_d_fake") for line in lines
+        ]
         if statistics.fmean(logits) > options.most_gap:
             gap = statistics.fmean(logits)
             return Alarm(
@@ -210,9 +163,9 @@ def collapse(records: Sequence[Record], options: CollapseOptions) -> Alarm | Non
         mean = 100 * statistics.fmean(shares)
         seen = f"|l_g_gan| is {mean:.0f} % of the generator's loss for {options.steps} steps"
         return Alarm(alarm, at, seen, "Lower the GAN weight (gan_opt.loss_weight)")
-    long = _since(records, options.idle_steps)
+    long = history.since(options.idle_steps)
     idle = [
-        abs(_loss(line, f"l_d_{kind}") - LN2) <= options.idle_band
+        abs(number(line["losses"], f"l_d_{kind}") - LN2) <= options.idle_band
         for line in long
         for kind in ("real", "fake")
     ]
@@ -225,26 +178,18 @@ def collapse(records: Sequence[Record], options: CollapseOptions) -> Alarm | Non
 
 
 def _gan_share(record: Record) -> float:
-    terms = {name: abs(_loss(record, name)) for name in record["losses"] if name.startswith("l_g_")}
+    terms = {
+        name: abs(number(record["losses"], name)) for name in record["losses"] if name.startswith("l_g_")
+    }
     total = sum(terms.values())
     return terms.get("l_g_gan", 0.0) / total if total else 0.0
 
 
-def _signs(records: Sequence[Record]) -> list[tuple[int, str, Mapping[str, float]]]:
-    """(iteration, set, signs) of the validations that recorded signs."""
-    return [
-        (int(record["iter"]), str(record["set"]), record["signs"])
-        for record in records
-        if record["kind"] == "validation" and record.get("signs")
-    ]
-
-
-def colour_drift(records: Sequence[Record], options: ColourOptions) -> Alarm | None:
+def colour_drift(history: History, options: ColourOptions) -> Alarm | None:
     """The latest validation's colours are off as a whole, or full of fine colour noise."""
-    found = _signs(records)
-    if not found or found[-1][0] < options.after_steps:
+    if history.signs is None or history.signs[0] < options.after_steps:
         return None
-    at, name, signs = found[-1]
+    at, name, signs = history.signs
     remedy = (
         "Wait until the averaged weights have caught up (train.ema_decay), look for a range or channel order that "
         "differs between lq and gt, check how weights were transferred, or lower the GAN weight if there is one"
@@ -259,16 +204,16 @@ def colour_drift(records: Sequence[Record], options: ColourOptions) -> Alarm | N
     return None
 
 
-def over_smoothing(records: Sequence[Record], options: SmoothingOptions) -> Alarm | None:
+def over_smoothing(history: History, options: SmoothingOptions) -> Alarm | None:
     """Detail goes while the pixel metric rises.
 
     Only for runs with a perceptual or GAN term: a pixel loss alone is known to give the mean of all possible details.
     """
-    found, deciding, lines = _signs(records), _deciding(records), train_records(records)
-    terms = set(lines[-1]["losses"]) if lines else set()
-    if not found or len(deciding) < 2 or not terms & {"l_g_gan", "l_g_percep"}:
+    deciding = history.deciding
+    terms = set(history.train[-1]["losses"]) if history.train else set()
+    if history.signs is None or len(deciding) < 2 or not terms & {"l_g_gan", "l_g_percep"}:
         return None
-    at, name, signs = found[-1]
+    at, name, signs = history.signs
     sharpness = float(signs.get("sharpness", 1))
     (_, start, _), (_, now, higher) = deciding[0], deciding[-1]
     if sharpness < options.least_sharpness and (now > start if higher else now < start):
@@ -278,16 +223,18 @@ def over_smoothing(records: Sequence[Record], options: SmoothingOptions) -> Alar
     return None
 
 
-def slow(records: Sequence[Record], options: SlowOptions, samples_per_step: int) -> Alarm | None:
+def slow(history: History, options: SlowOptions, samples_per_step: int) -> Alarm | None:
     """Steps per second below the wish, after the warm-up; the share of waiting tells whether data or compute is why."""
-    lines = [
+    measured = (
         line
-        for line in train_records(records)
-        if line["iter"] > options.after_steps and float(line["images_per_s"]) > 0
-    ]
-    if len(lines) < options.least_lines:
+        for line in itertools.takewhile(
+            lambda line: line["iter"] > options.after_steps, reversed(history.train)
+        )
+        if float(line["images_per_s"]) > 0
+    )
+    recent = list(itertools.islice(measured, options.least_lines))
+    if len(recent) < options.least_lines:
         return None
-    recent = lines[-options.least_lines :]
     rate = statistics.median(float(line["images_per_s"]) for line in recent) / samples_per_step
     if rate >= options.min_it_per_s:
         return None
@@ -300,20 +247,20 @@ def slow(records: Sequence[Record], options: SlowOptions, samples_per_step: int)
     else:
         seen += "computing is the cause"
         remedy = "A GPU, smaller gt_size or batch_size_per_gpu, or mixed precision"
-    return Alarm("slow training", int(recent[-1]["iter"]), seen, remedy)
+    return Alarm("slow training", int(recent[0]["iter"]), seen, remedy)
 
 
-def loss_alarms(records: Sequence[Record], options: DetectorOptions, total_iter: int) -> list[Alarm]:
-    """What is wrong with losses and pictures at the last of ``records`` (speed left out)."""
+def loss_alarms(history: History, options: DetectorOptions, total_iter: int) -> list[Alarm]:
+    """What is wrong with losses and pictures at the last record of ``history`` (speed left out)."""
     from atelier.train.teaching_detectors import dead_term, feature_collapse
 
     found = (
-        not_converging(records, options.convergence, total_iter),
-        collapse(records, options.collapse),
-        colour_drift(records, options.colour),
-        over_smoothing(records, options.smoothing),
-        feature_collapse(records, options.teaching),
-        dead_term(records, options.teaching, total_iter),
+        not_converging(history, options.convergence, total_iter),
+        collapse(history, options.collapse),
+        colour_drift(history, options.colour),
+        over_smoothing(history, options.smoothing),
+        feature_collapse(history, options.teaching),
+        dead_term(history, options.teaching, total_iter),
     )
     return [alarm for alarm in found if alarm is not None]
 
@@ -336,16 +283,16 @@ class Watch:
         records: Sequence[Record] = (),
     ) -> None:
         self._options, self._total, self._samples = options, total_iter, samples_per_step
-        self._records = [record for record in records if record.get("kind") in ("train", "validation")]
+        self._history = History(records)
         self._spoken = {record.get("detector") for record in records if record.get("kind") == "alarm"}
 
     def see(self, record: Record) -> list[Alarm]:
         """Take one more record; returns the alarms that are new."""
         if not self._options.enabled:
             return []
-        self._records.append(record)
-        found = loss_alarms(self._records, self._options, self._total)
-        speed = slow(self._records, self._options.slow, self._samples)
+        self._history.add(record)
+        found = loss_alarms(self._history, self._options, self._total)
+        speed = slow(self._history, self._options.slow, self._samples)
         new = [alarm for alarm in [*found, *([speed] if speed else [])] if alarm.detector not in self._spoken]
         self._spoken |= {alarm.detector for alarm in new}
         return new
@@ -386,12 +333,14 @@ def stability(run: Path) -> tuple[int | None, str]:
     records = [
         each for each in read_records(run / "metrics.jsonl") if each["kind"] in ("train", "validation")
     ]
-    if not train_records(records):
+    if not any(each["kind"] == "train" for each in records):
         return None, f"{run} has no training records"
     last = max(int(each["iter"]) for each in records)
     found: dict[str, Alarm] = {}
-    for index, each in enumerate(records):
+    history = History()
+    for each in records:
+        history.add(each)
         if each["iter"] > 0.75 * last:
-            for alarm in loss_alarms(records[: index + 1], options, last):
+            for alarm in loss_alarms(history, options, last):
                 found.setdefault(alarm.detector, alarm)
     return len(found), "; ".join(f"{alarm.detector}: {alarm.message}" for alarm in found.values())

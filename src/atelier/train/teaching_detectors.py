@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from atelier.train.detector_options import TeachingOptions
-from atelier.train.detectors import Alarm, train_records
+from atelier.train.detectors import Alarm
+from atelier.train.run_history import History, after, number
 
-Record = Mapping[str, Any]
 _STD, _SHARE, _GRADIENT = "tap_std_student_", "share_", "grad_share_"
 
 
-def feature_collapse(records: Sequence[Record], options: TeachingOptions) -> Alarm | None:
+def feature_collapse(history: History, options: TeachingOptions) -> Alarm | None:
     """A student tap's std fell far below where it began.
 
     With a projector on the teacher's side and a raw target the shortest way to a small feature loss is small features:
     the curve falls and nothing is learned, with a random teacher just as well.
     """
-    lines = [line for line in train_records(records) if line.get("details")]
+    lines = history.taught
     if len(lines) < 2:
         return None
     first, last = lines[0]["details"], lines[-1]["details"]
     for name in [each for each in first if each.startswith(_STD)]:
-        before, now = _number(first, name), _number(last, name)
+        before, now = number(first, name), number(last, name)
         if before > 0 and now < options.least_std * before:
             seen = (
                 f"the student's features of pair {name.removeprefix(_STD)} have {now / before:.0%} of the spread they "
@@ -38,24 +37,24 @@ def feature_collapse(records: Sequence[Record], options: TeachingOptions) -> Ala
     return None
 
 
-def dead_term(records: Sequence[Record], options: TeachingOptions, total_iter: int) -> Alarm | None:
+def dead_term(history: History, options: TeachingOptions, total_iter: int) -> Alarm | None:
     """A term's share of the gradient stayed below ``least_share`` for ``dead_for`` of the run.
 
     What holds over that stretch counts: its measurements and the one before it. Where there is none (short runs,
     ``gradients_every: 0``) the share of the loss is looked at, of which every log line tells.
     """
-    lines = [line for line in train_records(records) if line.get("details")]
+    lines = history.taught
     if not lines:
         return None
     last = int(lines[-1]["iter"])
     window = max(1, math.ceil(options.dead_for * total_iter))
-    recent = [line for line in lines if int(line["iter"]) > last - window]
+    recent = after(lines, last - window)
     if last < window or len(recent) < options.least_lines:
         return None
     for name in [each for each in recent[-1]["details"] if each.startswith(_SHARE)]:
         term = name.removeprefix(_SHARE)
-        measured = _held(lines, _GRADIENT + term, last - window)
-        shares = measured or [_number(line["details"], name) for line in recent]
+        measured = _held(history.details.get(_GRADIENT + term, []), last - window)
+        shares = measured or [number(line["details"], name) for line in recent]
         if all(share < options.least_share for share in shares):
             what = "the student's gradient" if measured else "the loss"
             seen = f"{term} was below {options.least_share:.1%} of {what} over the last {window:,} steps"
@@ -64,19 +63,9 @@ def dead_term(records: Sequence[Record], options: TeachingOptions, total_iter: i
     return None
 
 
-def _held(lines: Sequence[Record], name: str, start: int) -> list[float]:
-    """The values under ``name`` that hold after step ``start``; none where it was measured at the beginning alone."""
-    points = [
-        (int(line["iter"]), _number(line["details"], name)) for line in lines if name in line["details"]
-    ]
+def _held(points: list[tuple[int, float]], start: int) -> list[float]:
+    """The values that hold after step ``start``; none where there was a measurement at the beginning alone."""
     if len(points) < 2:
         return []
-    before = [value for step, value in points if step <= start]
-    return [*before[-1:], *(value for step, value in points if step > start)]
-
-
-def _number(details: Mapping[str, Any], name: str) -> float:
-    try:
-        return float(details[name])
-    except (KeyError, TypeError, ValueError):
-        return math.nan
+    first = bisect.bisect_right(points, start, key=lambda point: point[0])
+    return [value for _, value in points[max(0, first - 1) :]]
