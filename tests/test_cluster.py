@@ -82,8 +82,9 @@ def test_the_page_names_every_file() -> None:
         assert f"cluster/{path.name}" in page
 
 
-#: Summation order differs between one batch of four and four of one; as for two ranks in tests/train/test_ddp.py.
-TOLERANCE = 2e-5
+#: Ranks and micro-batches are summed in another order. (Convolutions of one sample round otherwise than those of four:
+#: a single process without micro-batches is 5e-5 away.)
+TOLERANCE = 1e-6
 
 
 @pytest.mark.slow
@@ -93,7 +94,7 @@ def test_two_nodes_of_two_ranks_train_as_one_process(tmp_path: Path) -> None:
 
     options = small_run(tmp_path / "four")
     options["datasets"]["train"]["batch_size_per_gpu"] = 1
-    options["datasets"]["val"]["pictures"] = ["chelsea", "coins", "astronaut"]
+    options["datasets"]["val"]["pictures"] = ["chelsea", "coffee", "astronaut"]
     path = tmp_path / "run.yml"
     path.write_text(json.dumps(options))
     environment = {
@@ -127,12 +128,13 @@ def test_two_nodes_of_two_ranks_train_as_one_process(tmp_path: Path) -> None:
     alone = json.loads(path.read_text())
     alone["path"]["experiments_root"] = str(tmp_path / "one")
     alone["datasets"]["train"]["batch_size_per_gpu"] = 4
+    alone["train"]["accumulate"] = 4
     one = train(alone, quiet=True).folder
     for key in ("params", "params_ema"):
         left, right = (torch.load(run / "models/net_g_8.pth", weights_only=True)[key] for run in (one, four))
         worst = max(float((left[name] - right[name]).abs().max()) for name in left)
         assert worst < TOLERANCE
     last = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (one, four)]
-    assert last[0]["images"].keys() == last[1]["images"].keys() == {"chelsea", "coins", "astronaut"}
+    assert last[0]["images"].keys() == last[1]["images"].keys() == {"chelsea", "coffee", "astronaut"}
     for name, values in last[0]["images"].items():
         assert abs(values["psnr"] - last[1]["images"][name]["psnr"]) < 1e-2
