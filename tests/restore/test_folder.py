@@ -12,7 +12,7 @@ import pytest
 from atelier.errors import RunStopped, UserError
 from atelier.images import Picture, read_image, write_image
 from atelier.restore import folder
-from atelier.restore.folder import FolderReport, plan_jobs, restore_folder
+from atelier.restore.folder import FolderReport, first_gap, plan_jobs, restore_folder
 
 Pixels = np.ndarray[Any, Any]
 
@@ -277,3 +277,22 @@ def test_a_failed_file_is_named_once() -> None:
         "  a.mp4 has no frames",
         "  b.png: it is damaged",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["000001.png", "000004.png", "000002.png"], "000003.png"),
+        (["a/f_8.png", "a/f_11.png", "a/f_10.png", "b/x.png"], "a/f_9.png"),
+        (["a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/4.png"], "b/3.png"),
+        (["000001.png", "000002.png", "000003.png"], None),
+        (["7.png"], None),
+        (["101085.png", "101087.png", "102061.png"], None),  # numbers that count nothing
+        (["1.png", "2.png", "4.jpg"], None),
+        (["1.png", "2.png", "4.png", "cover.png"], None),
+        (["old_1.png", "old_2.png", "new_4.png"], None),
+        ([], None),
+    ],
+)
+def test_the_first_number_that_is_missing(given: list[str], missing: str | None) -> None:
+    assert first_gap(map(Path, given)) == (None if missing is None else Path(missing))

@@ -101,6 +101,15 @@ def test_pictures_in_and_out(folder: Path) -> None:
     assert sorted(path.name for path in (folder / "more").iterdir()) == [f"{n:04d}.png" for n in range(12)]
 
 
+def test_a_folder_of_frames_with_a_gap_is_restored_and_told(folder: Path) -> None:
+    run("-i", "film.mp4", "-m", "net.pth", "-o", "frames/%06d.png")
+    assert "warning" not in run("-i", "frames", "-m", "net.pth", "-o", "whole").output
+    (folder / "frames" / "000003.png").unlink()
+    result = run("-i", "frames", "-m", "net.pth", "-o", "twice")
+    assert result.exit_code == 0 and "11 restored" in result.output
+    assert result.output.count("warning: frames/000003.png is missing between numbered pictures") == 1
+
+
 def test_pictures_that_are_done_are_not_repeated(folder: Path) -> None:
     """As films: done where nothing of the source is newer, none is missing, and no run is unfinished."""
     words = ("-m", "net.pth", "-i")

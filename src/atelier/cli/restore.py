@@ -181,7 +181,7 @@ def restore(
         import_modules(plugin)
 
     from atelier.ranks import crew_of
-    from atelier.restore.folder import plan_jobs
+    from atelier.restore.folder import first_gap, plan_jobs
     from atelier.restore.recipe import Recipe
     from atelier.restore.video import plan_film, plan_films, require_folder_name
 
@@ -209,6 +209,7 @@ def restore(
         typer.echo(f"{film.target} is done already; --overwrite repeats it")
         return
     jobs = plan_jobs(input, folder, suffix=suffix, ext=ext, required=not films) if film is None else []
+    gap = first_gap(job.source for job in jobs)
     # A codec that is missing is told before a model is loaded.
     for target in {Path(each.target).suffix.lower(): each.target for each in films}.values():
         film_encoding(target, codec, crf, preset, pix_fmt)
@@ -233,6 +234,7 @@ def restore(
         if films or launcher != "none":
             what = f"{films[0].source} is a film" if films else "it starts its own processes"
             raise UserError(f"--engine ray restores pictures: {what}; films go with torchrun and --launcher")
+        _tell_gap(gap)
         _finish(restore_with_ray(recipe, jobs, folder, workers=workers or 2, overwrite=overwrite))
         return
 
@@ -247,6 +249,7 @@ def restore(
         # A film on standard output must not be mixed with words.
         aside = film is not None and film.target == "-"
         if crew.first:
+            _tell_gap(gap)
             typer.echo(
                 f"{weights}: {restorer.architecture} x{restorer.scale} on {restorer.device}", err=aside
             )
@@ -297,6 +300,13 @@ def restore(
         )
         if report is not None:
             _finish(report)
+
+
+def _tell_gap(missing: Path | None) -> None:
+    if missing is not None:
+        typer.echo(
+            f"warning: {missing} is missing between numbered pictures; the others are restored", err=True
+        )
 
 
 def _digest_of(recipe: Recipe) -> str:

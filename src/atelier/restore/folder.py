@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -130,6 +131,32 @@ def not_results(paths: list[Path], source: Path, output: Path) -> list[Path]:
     """``paths`` below ``source`` without those below an ``output`` that lies in it."""
     inside = output.resolve() != source.resolve() and output.resolve().is_relative_to(source.resolve())
     return [path for path in paths if not (inside and path.resolve().is_relative_to(output.resolve()))]
+
+
+def first_gap(sources: Iterable[Path]) -> Path | None:
+    """The first picture that is missing in a folder of numbered ones (``000001.png``, ``shot_12.png``), or None.
+
+    Only where all pictures of a folder are named alike and more than half of the numbers between the first and the
+    last are there: others are numbered for another reason than being frames of a film.
+    """
+    folders: dict[Path, list[Path]] = {}
+    for source in sources:
+        folders.setdefault(source.parent, []).append(source)
+    for folder, pictures in sorted(folders.items()):
+        found = [re.fullmatch(r"(.*?)(\d+)", picture.stem, re.DOTALL) for picture in pictures]
+        fitting = [each for each in found if each is not None]
+        forms = {(each[1], picture.suffix) for each, picture in zip(found, pictures, strict=True) if each}
+        if len(fitting) < len(pictures) or len(forms) != 1:
+            continue
+        numbers = {int(each[2]) for each in fitting}
+        first, last = min(numbers), max(numbers)
+        if last - first + 1 == len(numbers) or last - first + 1 >= 2 * len(numbers):
+            continue
+        missing = next(number for number in range(first, last) if number not in numbers)
+        ((prefix, suffix),) = forms
+        width = min(len(each[2]) for each in fitting)
+        return folder / f"{prefix}{missing:0{width}d}{suffix}"
+    return None
 
 
 def _name_results(root: Path, pictures: list[Path], output: Path, suffix: str, ext: str) -> list[Job]:
