@@ -154,6 +154,25 @@ def test_y4m_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert np.abs(frames[1].pixels.astype(int) - (502 - 64) / 876 * 65535).max() <= 1
 
 
+def test_y4m_that_ends_within_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = b"FRAME Xany\n" + bytes(range(96))
+    data = b"YUV4MPEG2 W8 H8 F25:1 Ip A1:1 C420jpeg\n" + 3 * frame
+
+    def opened(length: int, **options: bool) -> Any:
+        monkeypatch.setattr(sys, "stdin", type("Pipe", (), {"buffer": io.BytesIO(data[:length])}))
+        return open_video("-", **options)
+
+    assert len(list(opened(len(data)).frames())) == 3
+    for lost in (1, 96, 97, len(frame) - 1):
+        with pytest.raises(
+            UserError, match=r"standard input: frame 2 cannot be decoded \(the data ends within"
+        ):
+            list(opened(len(data) - lost).frames())
+    damaged = opened(len(data) - 1, allow_damaged=True)
+    assert len(list(damaged.frames())) == 2 and damaged.damaged == [2]
+    assert len(list(opened(len(data) - len(frame)).frames())) == 2
+
+
 def test_no_film(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no film")
     with pytest.raises(UserError, match=r"text\.mp4 is not a film"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -172,6 +174,7 @@ class VideoReader:
         self.damaged: list[int] = []
         """Indexes of frames that were left out or follow damage, with ``allow_damaged``."""
         self._av = av
+        self._pipe: _Unseekable | None = None
         self._container = self._open(path)
         try:
             pictures = [s for s in self._container.streams.video if not _is_cover(s)]
@@ -246,7 +249,8 @@ class VideoReader:
     def _open(self, path: str) -> Any:
         try:
             if path == PIPE:
-                return self._av.open(_Unseekable(sys.stdin.buffer), format="yuv4mpegpipe")
+                self._pipe = _Unseekable(sys.stdin.buffer)
+                return self._av.open(self._pipe, format="yuv4mpegpipe")
             return self._av.open(path, metadata_errors="replace")
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist") from error
@@ -264,12 +268,16 @@ class VideoReader:
             try:
                 packet = next(demuxed, None)
                 if packet is None:
+                    self._require_whole_end(index)
                     return
+                if packet.size and self._pipe is not None:
+                    self._pipe.frame = packet.size
                 if packet.is_corrupt:
                     self._damage(index, "its data is incomplete")
                 decoded = packet.decode()
             except self._av.FFmpegError as error:
                 if isinstance(error, self._av.EOFError):
+                    self._require_whole_end(index)
                     return
                 self._damage(index, str(error.strerror or error))
                 if not isinstance(error, self._av.InvalidDataError):
@@ -281,6 +289,11 @@ class VideoReader:
                 yield frame, index
                 index += 1
             del decoded, packet
+
+    def _require_whole_end(self, index: int) -> None:
+        # FFmpeg drops the beginning of a frame at the end of a pipe without a word.
+        if self._pipe is not None and not self._pipe.ends_whole():
+            self._damage(index, "the data ends within it")
 
     def _damage(self, index: int, reason: str) -> None:
         if not self.allow_damaged:
@@ -368,14 +381,32 @@ def sample_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+_FRAME_LINE = 128
+"""Bytes that the line before a frame of y4m has at most, as FFmpeg reads it, and some more."""
+
+
 class _Unseekable:
     """A pipe as PyAV wants it: without the ``seek`` that standard input claims to have."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        self._tail: deque[bytes] = deque()
+        self._kept = 0
+        self.frame = 0
+        """Bytes of a y4m frame after its line; 0: not known yet."""
 
     def read(self, count: int) -> bytes:
-        return bytes(self._file.read(count))
+        data = bytes(self._file.read(count))
+        self._tail.append(data)
+        self._kept += len(data)
+        while self.frame and self._kept - len(self._tail[0]) > self.frame + _FRAME_LINE:
+            self._kept -= len(self._tail.popleft())
+        return data
+
+    def ends_whole(self) -> bool:
+        """Whether what was read ends with a whole frame of y4m: a line FRAME and its bytes."""
+        before = b"".join(self._tail)[: -self.frame] if self.frame else b""
+        return not self.frame or re.search(rb"FRAME( [^\n]*)?\n\Z", before) is not None
 
 
 def _is_cover(stream: Any) -> bool:
