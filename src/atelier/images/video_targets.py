@@ -126,9 +126,7 @@ class PictureWriter:
         self.left_out: list[str] = []
         require_writable(numbered(pattern, 0))
         decided = {"size": list(size), "segment": segment, **(options or {})}
-        self._ledger = Ledger(
-            notes_of_pictures(pattern), source.fingerprint(), decided, overwrite=overwrite
-        )
+        self._ledger = Ledger(notes_of_pictures(pattern), source.fingerprint(), decided, overwrite=overwrite)
         self._frames = 0
 
     @property
