@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atelier.errors import UserError
+from atelier.export import calibration
 from atelier.export.calibration import _range, activation_ranges, calibration_crops
 from atelier.export.int8 import Int8Options, _partners, export_int8, runner
 from atelier.export.onnx_format import OnnxFormat, to_onnx
@@ -41,6 +42,40 @@ def test_ranges_are_those_of_the_activations(graph: Callable[[], Any]) -> None:
     name = next(node.output[0] for node in graph().graph.node if node.op_type == "Conv")
     assert found[name] == pytest.approx((float(first.min()), float(first.max())), abs=1e-5)
     assert found["data"] == pytest.approx((0.0, float(x.max())))
+
+
+def test_samples_are_taken_at_even_distances_of_odd_steps(
+    graph: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the picture itself, whose values are known; as many of every activation as there is room for."""
+    seen: list[Any] = []
+
+    def kept(values: Any, *_: Any) -> tuple[float, float]:
+        seen.append(values)
+        return 0.0, 1.0
+
+    monkeypatch.setattr(calibration, "_range", kept)
+    monkeypatch.setattr(calibration, "_KEPT", 500)
+    given = [torch.rand(1, 3, 16, 18), torch.rand(1, 3, 16, 16)]
+    activation_ranges(graph(), given, "percentile", 8)
+    # 864 and 768 values in two runs with room for 500: every third.
+    steps = [max(1, x.numel() * 2 // 500) | 1 for x in given]
+    assert steps == [3, 3]
+    expected = np.concatenate([x.numpy().ravel()[::step] for x, step in zip(given, steps, strict=True)])
+    assert np.array_equal(seen[0], expected)
+    assert len(seen) > 6 and all(50 < len(values) < 1000 for values in seen)
+
+
+def test_an_activation_that_is_not_finite_is_named(graph: Callable[[], Any]) -> None:
+    for value in (np.nan, np.inf, -np.inf):
+        model = graph()
+        convolution = [node for node in model.graph.node if node.op_type == "Conv"][1]
+        bias = next(each for each in model.graph.initializer if each.name == convolution.input[2])
+        values = onnx.numpy_helper.to_array(bias).copy()
+        values[0] = value
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        with pytest.raises(UserError, match=rf"--calibration: {convolution.output[0]} is not finite"):
+            activation_ranges(model, [torch.rand(1, 3, 16, 16)], "percentile", 8)
 
 
 def test_methods_clip_as_they_say() -> None:

@@ -178,18 +178,22 @@ def test_windows_at_one_size(tmp_path: Path) -> None:
 
 def test_gelu_takes_its_own_opset_where_the_target_runs_it(tmp_path: Path) -> None:
     said: list[str] = []
-    _prepare(tmp_path, source="swinir", say=said.append)
-    assert said[0].startswith("opset 20 in place of 18: qcs8550 runs Gelu")
+    listed = ", ".join(each for each in find_target("qcs8550").operators if each != "Gelu")
+    mine = _targets(
+        tmp_path,
+        "new: {extends: qcs8550, size: 24x40}\n"
+        f"old: {{extends: qcs8550, size: 24x40, operators: [{listed}]}}",
+    )
+    with pytest.raises(UserError, match=r"old does not run the operators Erf that SwinIR"):
+        _prepare(tmp_path, "old", "swinir", targets=mine)
+    _prepare(tmp_path, "new", "swinir", targets=mine, say=said.append)
+    assert said[0].startswith("opset 20 in place of 18: new runs Gelu")
     for name in ("model.onnx", "model_float.onnx"):
         model = onnx.load(tmp_path / "device" / name)
         assert model.opset_import[0].version == 20
         kinds = {node.op_type for node in model.graph.node}
         assert "Gelu" in kinds and "Erf" not in kinds
     assert json.loads((tmp_path / "device" / "report.json").read_text())["opset"] == 20
-    listed = ", ".join(each for each in find_target("qcs8550").operators if each != "Gelu")
-    mine = _targets(tmp_path, f"old: {{extends: qcs8550, operators: [{listed}]}}")
-    with pytest.raises(UserError, match=r"old does not run the operators Erf that SwinIR"):
-        _prepare(tmp_path, "old", "swinir", targets=mine)
 
 
 def test_over_budget_is_exit_code_one_with_the_folder_written(

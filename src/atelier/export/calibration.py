@@ -35,6 +35,10 @@ _KEPT_FOR_MSE = 2**15
 _PERCENTILE = 0.01  # per cent clipped at each end
 _SHARES = np.linspace(0.2, 1.0, 41)
 
+_MARK = "/atelier.watched/"
+_SEEN = tuple(f"{_MARK}{each}" for each in ("low", "high", "size", "values"))
+"""Of every activation: the ends, the sum of magnitudes (not finite where a value is not), values at even distances."""
+
 Range = tuple[float, float]
 
 
@@ -90,22 +94,21 @@ def activation_ranges(
     """
     import onnxruntime
 
-    names = float_activations(model)
     given = model.graph.input[0].name
-    session = onnxruntime.InferenceSession(_with_outputs(model, names), _options())
-    samples: dict[str, list[NDArray[Any]]] = {name: [] for name in (given, *names)}
+    names = (given, *float_activations(model))
+    session = onnxruntime.InferenceSession(_observed(model, names, len(inputs)), _options())
+    fetched = [f"{name}{seen}" for name in names for seen in _SEEN]
+    samples: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     extremes: dict[str, Range] = {}
     for x in inputs:
-        results = session.run(names, {given: x.numpy()})
-        for name, values in zip((given, *names), (x.numpy(), *results), strict=True):
-            low, high = float(values.min()), float(values.max())
-            if not (np.isfinite(low) and np.isfinite(high)):
+        results = session.run(fetched, {given: x.numpy()})
+        for place, name in enumerate(names):
+            low, high, size, values = results[len(_SEEN) * place : len(_SEEN) * (place + 1)]
+            if not np.isfinite((low, high, size)).all():
                 raise UserError(f"--calibration: {name} is not finite on these pictures")
-            before = extremes.get(name, (low, high))
-            extremes[name] = (min(low, before[0]), max(high, before[1]))
-            flat = values.ravel()
-            # A stride that shares no factor with the width, so that all columns are seen.
-            samples[name].append(flat[:: max(1, flat.size * len(inputs) // _KEPT) | 1].copy())
+            before = extremes.get(name, (low.item(), high.item()))
+            extremes[name] = (min(low.item(), before[0]), max(high.item(), before[1]))
+            samples[name].append(values)
     return {name: _range(np.concatenate(samples[name]), extremes[name], method, bits) for name in extremes}
 
 
@@ -120,22 +123,72 @@ def float_activations(model: onnx.ModelProto) -> list[str]:
     return [name for name in given if kinds.get(name) == onnx.TensorProto.FLOAT]
 
 
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+def _observed(model: onnx.ModelProto, names: Sequence[str], inputs: int) -> bytes:
+    """``model`` with what :data:`_SEEN` lists for each name in place of its outputs.
+
+    The graph itself takes the samples, so that no more than a few activations are in memory at once: of a SwinIR all of
+    them together are 16 GB.
+    """
     import onnx
+    from onnx import TensorProto, helper
 
     wider = onnx.ModelProto()
     wider.CopyFrom(model)
-    known = {each.name for each in wider.graph.output}
-    wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    del wider.graph.output[:]
+    constants = {"all": -1, "runs": inputs, "kept": 2 * _KEPT, "two": 2, "one": 1, "begin": 0, "end": 2**62}
+    wider.graph.initializer.extend(
+        helper.make_tensor(f"{_MARK}{name}", TensorProto.INT64, [1], [value])
+        for name, value in constants.items()
+    )
+
+    def watched(name: str) -> list[onnx.NodeProto]:
+        low, high, size, values = (f"{name}{seen}" for seen in _SEEN)
+
+        def node(kind: str, given: Sequence[str], result: str, **settings: int) -> onnx.NodeProto:
+            known = [f"{_MARK}{each}" if each in constants else each for each in given]
+            return helper.make_node(kind, known, [result], **settings)
+
+        count, share, pairs, even, stride, flat = (f"{name}{_MARK}{step}" for step in range(6))
+        # An odd stride, that all columns of a picture of even width are seen.
+        return [
+            node("ReduceMin", [name], low, keepdims=0),
+            node("ReduceMax", [name], high, keepdims=0),
+            node("ReduceL1", [name], size, keepdims=0),
+            node("Size", [name], count),
+            node("Mul", [count, "runs"], share),
+            node("Div", [share, "kept"], pairs),
+            node("Mul", [pairs, "two"], even),
+            node("Add", [even, "one"], stride),
+            node("Reshape", [name, "all"], flat),
+            node("Slice", [flat, "begin", "end", "begin", stride], values),
+        ]
+
+    nodes, wanted = list(wider.graph.node), set(names)
+    del wider.graph.node[:]
+    wider.graph.node.extend(watched(names[0]))
+    for each in nodes:
+        wider.graph.node.append(each)
+        for name in each.output:
+            if name in wanted:
+                wider.graph.node.extend(watched(name))
+    for name in names:
+        low, high, size, values = (f"{name}{seen}" for seen in _SEEN)
+        wider.graph.output.extend(
+            helper.make_tensor_value_info(scalar, TensorProto.FLOAT, []) for scalar in (low, high, size)
+        )
+        wider.graph.output.append(helper.make_tensor_value_info(values, TensorProto.FLOAT, [None]))
     return bytes(wider.SerializeToString())
 
 
 def _options() -> Any:
+    """Each node as it stands, and what has been watched is let go before the next one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     return options
 
 
