@@ -144,7 +144,7 @@ def _observed(model: onnx.ModelProto, names: Sequence[str], inputs: int) -> byte
     def watched(name: str) -> list[onnx.NodeProto]:
         low, high, size, values = (f"{name}{seen}" for seen in _SEEN)
 
-        def node(kind: str, given: Sequence[str], result: str, **settings: int) -> onnx.NodeProto:
+        def node(kind: str, given: Sequence[str], result: str, **settings: Any) -> onnx.NodeProto:
             known = [f"{_MARK}{each}" if each in constants else each for each in given]
             return helper.make_node(kind, known, [result], **settings)
 
