@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from atelier.allocator import keep_freed_memory
 from atelier.colorize.coloured import ColorizeOptions, ColouredFilm
 from atelier.colorize.opening import WeightFiles, open_system
 from atelier.colorize.reference_files import find_references
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=("memory", "speed"))
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     if arguments.frames <= 501:
         parser.error("--frames must be more than 501")
     if arguments.only != "memory":

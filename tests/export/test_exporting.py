@@ -288,31 +288,6 @@ def test_the_published_network(tmp_path: Path) -> None:
     assert load_network(weights).facts.scale == 2
 
 
-@pytest.mark.slow
-def test_a_foreign_network_that_depends_on_the_size(tmp_path: Path) -> None:
-    """spandrel's SAFMN pools to an eighth of its input's size, which the tracer takes for a constant."""
-    from spandrel.architectures.SAFMN import SAFMN
-
-    torch.save(SAFMN(dim=8, n_blocks=1, upscaling_factor=2).state_dict(), tmp_path / "foreign.pth")
-    output = tmp_path / "foreign.pt2"
-    with pytest.raises(UserError, match="SAFMN cannot be exported with open height and width"):
-        export_model(tmp_path / "foreign.pth", output, find_format(output, None, {}), pictures())
-    assert [each.name for each in tmp_path.iterdir()] == ["foreign.pth"]
-
-
-@pytest.mark.slow
-def test_a_foreign_network(tmp_path: Path) -> None:
-    """spandrel's RCAN, whose keys are none of ours, and which multiplies its input in place."""
-    from spandrel.architectures.RCAN import RCAN
-
-    torch.manual_seed(0)
-    net = RCAN(scale=2, n_resgroups=1, n_resblocks=1, n_feats=16, reduction=4)
-    torch.save(net.state_dict(), tmp_path / "foreign.pth")
-    output = tmp_path / "foreign.onnx"
-    made = export_model(tmp_path / "foreign.pth", output, find_format(output, None, {}), pictures())
-    assert max(run.largest for run in made.proof.runs) < 1e-3
-
-
 @pytest.mark.parametrize(("first", "second"), [(".param", ".xml"), (".xml", ".param")])
 def test_second_files_of_another_format_stay(tmp_path: Path, first: str, second: str) -> None:
     (tmp_path / f"a{first}").write_text("main")

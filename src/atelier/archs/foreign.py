@@ -39,7 +39,7 @@ class ForeignNetwork(nn.Module):
         # Some families (RCAN) work on their input in place; the caller's picture is not theirs.
         x = x.clone()
         if is_open(x):
-            return crop_to(self._openly(x), height * self.scale, width * self.scale)
+            return self._openly(x)
         across, down = self._requirements.get_padding(width, height)
         if across or down:
             reflects = across < width and down < height
@@ -53,9 +53,13 @@ class ForeignNetwork(nn.Module):
             raise UserError(
                 "this architecture takes square pictures alone: it cannot leave with open height and width"
             )
-        if needs.multiple_of > 1 or needs.minimum > 1:
-            x = pad_to_window(x, needs.multiple_of, needs.minimum)
-        return self._call(self.net, x)
+        if needs.multiple_of == 1 and needs.minimum <= 1:
+            # Nothing to crop, and runtimes such as ncnn cannot compute with sizes.
+            return self._call(self.net, x)
+        height, width = (side * self.scale for side in x.shape[-2:])
+        return crop_to(
+            self._call(self.net, pad_to_window(x, needs.multiple_of, needs.minimum)), height, width
+        )
 
 
 def network_from_state(state: Mapping[str, Tensor], name: str) -> tuple[nn.Module, NetworkFacts]:

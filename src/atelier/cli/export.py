@@ -73,7 +73,10 @@ def export(
     ] = None,
     targets: Annotated[_Path, typer.Option("--targets", help="YAML file with targets of your own.")] = None,
     size: Annotated[
-        _Text, typer.Option("--size", help="HEIGHTxWIDTH for --target; default: the target's own.")
+        _Text,
+        typer.Option(
+            "--size", help="HEIGHTxWIDTH: a file for pictures of this size alone; with --target: not its own."
+        ),
     ] = None,
     skip: Annotated[
         bool,
@@ -101,7 +104,6 @@ def export(
         ("--validation", validation, "--int8", int8),
         ("--validation-lq", validation_lq, "--validation", validation),
         ("--targets", targets, "--target", target),
-        ("--size", size, "--target", target),
     ):
         if value not in (None, False) and not there:
             raise UserError(f"{flag} belongs to {owner}")
@@ -113,6 +115,10 @@ def export(
         raise UserError("--target prepares int8 by itself; leave --int8 out")
     if (int8 or target) and asked == "fp16":
         raise UserError("--precision fp16 contradicts --int8 and --target")
+    if int8 and size:
+        raise UserError(
+            "--size does not go with --int8, which leaves the size open; --target prepares int8 at one size"
+        )
     files = _pictures(pictures)
     if plugin:
         from atelier.options.read import import_modules
@@ -166,6 +172,7 @@ def export(
             )
             lines = [*report.lines(), f"wrote {', '.join(str(path) for path in made.files)}"]
     else:
+        from atelier.archs.info import parse_size
         from atelier.export.exporting import export_model
 
         exported = export_model(
@@ -174,6 +181,7 @@ def export(
             found_format(output, kind, opset, skip),
             files,
             precision="fp16" if asked == "fp16" else "fp32",
+            size=None if size is None else parse_size(size),
             param_key=param_key,
             say=typer.echo,
         )

@@ -17,14 +17,17 @@ from atelier.archs.info import count_parameters
 from atelier.archs.load import LoadedNetwork, load_network
 from atelier.errors import UserError
 from atelier.export.base import FORMATS, ExportFormat, Precision
-from atelier.export.proof import Network, Proof, prove, read_pictures
-from atelier.export.trace import INPUT, OUTPUT, Door, Traced, first_line, trace
+from atelier.export.proof import SIZES, Network, Proof, prove, read_pictures
+from atelier.export.trace import INPUT, OUTPUT, Door, SizeMattersError, Traced, first_line, trace
 from atelier.files import atomic_files, require_writable, sha256_of
 from atelier.restore.exported import facts_path, is_exported, open_exported
 from atelier.restore.memory import measure_cost
 from atelier.restore.model import check_precision
 
 _PROBE = 64
+_ONE_SIZE = (
+    "--size HEIGHTxWIDTH exports it for pictures of one size, and restore runs it in windows of that size"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def export_model(
     pictures: Sequence[Path],
     *,
     precision: Precision = "fp32",
+    size: tuple[int, int] | None = None,
     param_key: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
@@ -53,6 +57,8 @@ def export_model(
         kind: the format with its options.
         pictures: files to prove it on.
         precision: "fp32" or "fp16"; input and output are float32 either way.
+        size: the only (height, width) that the file takes, one picture at a time; None: any. For networks whose steps
+            depend on the size, and for runtimes that want to know it.
         param_key: entry of the weight file.
         say: gets one line for each step.
 
@@ -70,9 +76,12 @@ def export_model(
     )
     wanted = precision == "fp16" or (kind.may_halve and facts.supports_half)
     half = copy.deepcopy(loaded.net).half() if wanted else None
-    traced = _trace(half if half is not None and kind.half_graph else form, loaded)
-    traced = replace(traced, least_size=max(traced.least_size, least_size))
-    metadata = metadata_of(source, loaded, traced, kind, precision)
+    try:
+        traced = _trace(half if half is not None and kind.half_graph else form, loaded, size)
+        traced = replace(traced, least_size=max(traced.least_size, least_size))
+        metadata = metadata_of(source, loaded, traced, kind, precision)
+    except SizeMattersError as error:
+        raise UserError(f"{error}; {_ONE_SIZE}") from error
     finals = [*(output.with_suffix(suffix) for suffix in kind.suffixes), facts_path(output)]
     with atomic_files(finals) as written:
         kind.write(traced, written[0], metadata, precision)
@@ -88,6 +97,7 @@ def export_model(
             precision=precision,
             half=_half_network(half),
             half_runtime=kind.open_in_half(written[0]),
+            sizes=SIZES if size is None else (size,),
         )
         contents = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in written[:-1]
@@ -132,7 +142,7 @@ def _keep_others_files(output: Path, kind: ExportFormat) -> None:
             )
 
 
-def _trace(net: nn.Module, loaded: LoadedNetwork) -> Traced:
+def _trace(net: nn.Module, loaded: LoadedNetwork, size: tuple[int, int] | None) -> Traced:
     facts = loaded.facts
     halved = next((each.dtype for each in net.parameters()), torch.float32) == torch.float16
     return trace(
@@ -141,6 +151,7 @@ def _trace(net: nn.Module, loaded: LoadedNetwork) -> Traced:
         name=facts.architecture,
         size_multiple=facts.size_multiple,
         precision="fp16" if halved else "fp32",
+        fixed=size,
     )
 
 
@@ -159,7 +170,7 @@ def metadata_of(
         with torch.no_grad():
             cost = measure_cost(module, module, probe, ())
     except AssertionError as error:  # what the trace took for granted and did not say before
-        raise UserError(
+        raise SizeMattersError(
             f"{facts.architecture} cannot be exported with open height and width: its steps depend on the size of the "
             f"picture ({first_line(error)})"
         ) from None
@@ -190,6 +201,7 @@ def metadata_of(
             "elements_per_pixel": cost.elements_per_pixel,
         },
         **kind.facts(),
+        **({"open_axes": [], "size": list(traced.example.shape[-2:])} if traced.fixed else {}),
         "source": {
             "file": source.name,
             "sha256": sha256_of(source),

@@ -104,14 +104,12 @@ def _convert(model: onnx.ModelProto, folder: Path, metadata: Mapping[str, Any], 
     onnx.save_model(model, str(folder / "net.onnx"))
     channels, step = metadata["in_channels"], metadata["size_multiple"]
     # Two shapes tell pnnx that height and width are open.
-    first, second = (
-        f"[1,{channels},{rows * step},{columns * step}]" for rows, columns in ((24, 40), (32, 48))
-    )
+    sizes = [metadata["size"]] if "size" in metadata else [(24 * step, 40 * step), (32 * step, 48 * step)]
+    shapes = [f"[1,{channels},{height},{width}]" for height, width in sizes]
     command = [
         pnnx.EXEC_PATH,
         "net.onnx",
-        f"inputshape={first}",
-        f"inputshape2={second}",
+        *(f"{key}={shape}" for key, shape in zip(("inputshape", "inputshape2"), shapes, strict=False)),
         f"fp16={int(half)}",
     ]
     param = folder / "net.ncnn.param"

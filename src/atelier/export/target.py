@@ -130,11 +130,7 @@ def prepare_target(
     ranges = activation_ranges(whole, crops, method, bits)
     model = quantised(whole, ranges, find_layers(whole, slopes=True), bits)
     closeness = _closeness(loaded.net, whole, model, tests)
-    metadata = {
-        **metadata_of(source, loaded, traced, kind, "fp32"),
-        "open_axes": [],
-        "size": [height, width],
-    }
+    metadata = metadata_of(source, loaded, traced, kind, "fp32")
     temporary: Path | None = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

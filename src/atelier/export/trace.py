@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -20,6 +21,10 @@ INPUT, OUTPUT = "data", "output"
 """Names of the two ends, those that the runtimes of this field expect."""
 
 AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+class SizeMattersError(UserError):
+    """What a network does depends on the size of the picture; for one size alone it may leave."""
 
 
 class Door(nn.Module):
@@ -65,7 +70,8 @@ def trace(
     With ``fixed`` the program holds for one picture of that height and width alone.
 
     Raises:
-        UserError: what the network does depends on the size of the picture (``name`` stands in the message).
+        SizeMattersError: what the network does depends on the size of the picture (``name`` stands in the message).
+        UserError: it cannot be traced for the size ``fixed`` either.
     """
     height, width = (side * _steps(size_multiple) * size_multiple for side in (3, 5))
     example = torch.zeros(3, channels, height, width)
@@ -75,19 +81,39 @@ def trace(
     try:
         with torch.no_grad(), quiet():
             program = torch.export.export(
-                Door(net, precision == "fp16").eval(),
+                Door(_merged(net), precision == "fp16").eval(),
                 (example,),
                 dynamic_shapes=None if fixed else (dict.fromkeys(AXES, dynamic),),
                 strict=False,
             )
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+        raise SizeMattersError(f"{name}: {error}") from None
     except Exception as error:  # tracing runs any code, and fails with any error
-        raise UserError(
-            f"{name} cannot be exported with open height and width: PyTorch's tracer stopped at "
-            f"{first_line(error)}"
-        ) from error
+        stopped = f"PyTorch's tracer stopped at {first_line(error)}"
+        if fixed is not None:
+            raise UserError(f"{name} cannot be exported: {stopped}") from error
+        raise SizeMattersError(f"{name} cannot be exported with open height and width: {stopped}") from error
     return Traced(program, example, _least_size(program), fixed is not None)
+
+
+def _merged(net: nn.Module) -> nn.Module:
+    """``net``, or a copy whose convolutions were merged once and for all.
+
+    SPAN's (arXiv 2311.12770, in spandrel) hold three convolutions and a skip, and write their product into a fourth
+    one, ``eval_conv``, at every call; a tracer cannot follow a weight that is written.
+    """
+    if not any(_merges(module) for module in net.modules()):
+        return net
+    copied = copy.deepcopy(net)
+    for module in copied.modules():
+        if _merges(module):
+            module.update_params()  # type: ignore[operator]
+            module.update_params = lambda: None  # type: ignore[assignment]
+    return copied
+
+
+def _merges(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "eval_conv", None), nn.Module) and hasattr(module, "update_params")
 
 
 @contextlib.contextmanager
