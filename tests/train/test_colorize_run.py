@@ -385,6 +385,8 @@ def test_two_ranks_are_one_process(tmp_path: Path) -> None:
     path.write_text(json.dumps(options))
     codes, output = two_ranks(path)
     assert codes == [0, 0], output
+    # One sample at a time, as each rank has it: a convolution of two rounds otherwise.
+    changes["train"]["accumulate"] = 2
     one = train(film_run(tmp_path / "one", **changes), quiet=True).folder
     two = tmp_path / "two" / "films"
     start = (
@@ -393,7 +395,7 @@ def test_two_ranks_are_one_process(tmp_path: Path) -> None:
     for key in ("params", "params_ema"):
         left, right = weights(one, 8)[key], weights(two, 8)[key]
         worst = max(float((left[name] - right[name]).abs().max()) for name in left)
-        assert worst < 2e-5 < 1e-3 < float((left["fusion.out.weight"] - start).abs().max())
+        assert worst < 2e-6 < 1e-3 < float((left["fusion.out.weight"] - start).abs().max())
 
     def table(run: Path) -> Any:
         return next(line for line in records(run) if line["kind"] == "rows")["rows"]
