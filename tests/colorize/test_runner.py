@@ -334,7 +334,8 @@ def test_a_finished_folder_is_not_coloured_again(place: Path, tmp_path: Path, ca
     before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
     run(words)
     assert (
-        capsys.readouterr().out.strip() == f"{tmp_path}/out/%06d.png is done already; --overwrite repeats it"
+        capsys.readouterr().out.strip()
+        == f"{tmp_path}/out/%06d.png is done already, whatever options made it; --overwrite makes it anew"
     )
     assert before == [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
     picture(source / "000004.png", grey(clip("chelsea", 5)[4]))

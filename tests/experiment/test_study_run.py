@@ -387,12 +387,12 @@ def progress(root: Path) -> int:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
     """kill -9 of the runner, of its children, of both; two runners at once; the same table byte for byte."""
-    train = {"total_iter": 600, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9}
+    train = {"total_iter": 3000, "optim_g": {"type": "Adam", "lr": 1e-3}, "ema_decay": 0.9}
     logger = {"print_freq": 20, "save_checkpoint_freq": 20, "use_tb_logger": False}
     roots = [tmp_path / "whole", tmp_path / "killed"]
     for root in roots:
         root.mkdir()
-        write_base(root, train=train, logger=logger, val={"val_freq": 100})
+        write_base(root, train=train, logger=logger, val={"val_freq": 500})
         (root / "study.yml").write_text(yaml.safe_dump(study_of(root)))
     assert runner_process(roots[0], roots[0] / "study.yml").wait() == 0
     chance = random.Random(5)

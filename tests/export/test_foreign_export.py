@@ -119,3 +119,33 @@ def test_one_size_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
         assert code("b.onnx", *words) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "b.onnx").exists()
+
+
+def test_one_size_holds_whole_windows(tmp_path: Path) -> None:
+    """Else the file would pad inside, and run over pictures that were padded before: wrong pixels at its own size."""
+    with pytest.raises(
+        UserError, match=r"--size 14x27: SwinIR takes multiples of 4 pixels; near are 12x24 and 16x28"
+    ):
+        export_small("swinir", tmp_path / "a.pt2", size=(14, 27))
+
+
+def test_what_sees_far_is_said_to_differ_at_other_sizes(tmp_path: Path) -> None:
+    said: list[str] = []
+    export_small("compact", tmp_path / "a.pt2", size=(8, 40), say=said.append)
+    assert any("sees 4 pixels far, more than a quarter of 8x40" in line for line in said), said
+    said.clear()
+    export_small("compact", tmp_path / "b.pt2", size=(16, 40), say=said.append)
+    assert not any("pixels far" in line for line in said)
+
+
+def test_a_size_beyond_the_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> dict[str, Any]:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 120000000000 bytes."
+        )
+
+    monkeypatch.setattr(exporting, "metadata_of", full)
+    with pytest.raises(
+        UserError, match=r"--size 16x24: the memory is not enough to run SRVGGNetCompact at this size"
+    ):
+        export_small("compact", tmp_path / "a.onnx", size=(16, 24))

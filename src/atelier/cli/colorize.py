@@ -159,7 +159,10 @@ def colorize(
     aside = any(job.target == "-" for job in jobs)
     for job in jobs:
         if job.is_done() and not overwrite:
-            typer.echo(f"{job.target} is done already; --overwrite repeats it", err=aside)
+            typer.echo(
+                f"{job.target} is done already, whatever options made it; --overwrite makes it anew",
+                err=aside,
+            )
         else:
             waiting.append((job, _encoding(job, codec, crf, preset, pix_fmt)))
     if not waiting:

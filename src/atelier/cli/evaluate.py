@@ -38,7 +38,11 @@ def evaluate(
     gt: GT,
     model: Annotated[
         _Path,
-        typer.Option("-m", "--model", help="Weights: .pth, .safetensors. Colorizers also work without."),
+        typer.Option(
+            "-m",
+            "--model",
+            help="Weights (.pth, .safetensors) or an exported model. Colorizers also work without.",
+        ),
     ] = None,
     lq: LQ = None,
     output: Annotated[

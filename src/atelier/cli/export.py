@@ -75,7 +75,8 @@ def export(
     size: Annotated[
         _Text,
         typer.Option(
-            "--size", help="HEIGHTxWIDTH: a file for pictures of this size alone; with --target: not its own."
+            "--size",
+            help="HEIGHTxWIDTH: a file for pictures of this size alone; with --target: not its own; not with --int8.",
         ),
     ] = None,
     skip: Annotated[

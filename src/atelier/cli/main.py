@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 app.command(short_help="The main job in two minutes, nothing needed.")(demo)
 app.command(short_help="Train a network from an option file.")(train)
-app.command(short_help="Restore a picture or a folder of them.")(restore)
+app.command(short_help="Restore pictures, folders and films.")(restore)
 app.command(short_help="Colour for grey films, from colour pictures.")(colorize)
 app.command(short_help="Measure a model on pictures.")(evaluate)
 app.command(short_help="Measure several models on the same pictures; success criteria; report.")(compare)

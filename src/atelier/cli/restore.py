@@ -206,7 +206,7 @@ def restore(
     if not films and given:
         raise UserError(f"{', '.join(given)}: for films only; {input} is read as pictures")
     if film is not None and film.is_done() and not overwrite:
-        typer.echo(f"{film.target} is done already; --overwrite repeats it")
+        typer.echo(f"{film.target} is done already, whatever options made it; --overwrite makes it anew")
         return
     jobs = plan_jobs(input, folder, suffix=suffix, ext=ext, required=not films) if film is None else []
     gap = first_gap(job.source for job in jobs)

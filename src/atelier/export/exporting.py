@@ -21,7 +21,7 @@ from atelier.export.proof import SIZES, Network, Proof, prove, read_pictures
 from atelier.export.trace import INPUT, OUTPUT, Door, SizeMattersError, Traced, first_line, trace
 from atelier.files import atomic_files, require_writable, sha256_of
 from atelier.restore.exported import facts_path, is_exported, open_exported
-from atelier.restore.memory import measure_cost
+from atelier.restore.memory import is_out_of_memory, measure_cost
 from atelier.restore.model import check_precision
 
 _PROBE = 64
@@ -82,6 +82,20 @@ def export_model(
         metadata = metadata_of(source, loaded, traced, kind, precision)
     except SizeMattersError as error:
         raise UserError(f"{error}; {_ONE_SIZE}") from error
+    except RuntimeError as error:
+        if size is None or not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"--size {size[0]}x{size[1]}: the memory is not enough to run {facts.architecture} at this size"
+        ) from error
+    if size is not None and (facts.receptive_radius is None or 4 * facts.receptive_radius > min(size)):
+        reach = (
+            "the whole picture" if facts.receptive_radius is None else f"{facts.receptive_radius} pixels far"
+        )
+        say(
+            f"note: {facts.architecture} sees {reach}, more than a quarter of {size[0]}x{size[1]}: pictures of other "
+            "sizes, run in windows, will differ from the network's own, most near joints and edges"
+        )
     finals = [*(output.with_suffix(suffix) for suffix in kind.suffixes), facts_path(output)]
     with atomic_files(finals) as written:
         kind.write(traced, written[0], metadata, precision)

@@ -77,7 +77,8 @@ class NcnnFormat(ExportFormat):
         raise _no_form(
             facts.architecture,
             f"it pads every picture to a multiple of {facts.size_multiple} pixels and cuts it into parts of that "
-            "side, by the size of the picture (Shape, Range, Mod, Gather), for which ncnn has no operators",
+            "side, by the size of the picture (Shape, Range, Mod, Gather), for which ncnn has no operators, and "
+            "through arrays of five axes, of which it has four, so that --size does not help",
         )
 
     def open_in_half(self, main: Path) -> nn.Module:

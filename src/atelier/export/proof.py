@@ -89,7 +89,7 @@ class Proof:
     def lines(self) -> list[str]:
         """A table, one line a run."""
         rows = [f"{self.runtime} against PyTorch fp32 (allowed: {_limits(self.tolerance)})"]
-        rows += [_line(f"{each.batch} x {each.size[1]}x{each.size[0]}", each) for each in self.runs]
+        rows += [_line(f"{each.batch} of {each.size[0]}x{each.size[1]} (HxW)", each) for each in self.runs]
         if self.half_arithmetic is not None:
             rows.append(_line("in fp16 arithmetic", self.half_arithmetic))
         if self.half_runtime:

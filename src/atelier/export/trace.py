@@ -71,11 +71,12 @@ def trace(
 
     Raises:
         SizeMattersError: what the network does depends on the size of the picture (``name`` stands in the message).
-        UserError: it cannot be traced for the size ``fixed`` either.
+        UserError: it cannot be traced for the size ``fixed`` either, or that holds no whole windows.
     """
     height, width = (side * _steps(size_multiple) * size_multiple for side in (3, 5))
     example = torch.zeros(3, channels, height, width)
     if fixed is not None:
+        _require_whole_windows(fixed, size_multiple, name)
         example = torch.zeros(1, channels, *fixed)
     dynamic = torch.export.Dim.DYNAMIC
     try:
@@ -127,6 +128,17 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _require_whole_windows(size: tuple[int, int], multiple: int, name: str) -> None:
+    """A file of another size would pad inside, and would be run over pictures that were padded before."""
+    if any(side % multiple for side in size):
+        down, up = (
+            "x".join(str(max(1, side // multiple + step) * multiple) for side in size) for step in (0, 1)
+        )
+        raise UserError(
+            f"--size {size[0]}x{size[1]}: {name} takes multiples of {multiple} pixels; near are {down} and {up}"
+        )
 
 
 def _steps(multiple: int) -> int:
