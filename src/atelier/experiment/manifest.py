@@ -50,28 +50,26 @@ class RunLock:
         except OSError as error:
             file.close()
             raise UserError(f"{path}: this file system cannot lock files: {error.strerror}") from error
-        lock = cls(file)
-        lock.note(os.getpid())
-        return lock
+        note_owner(file.fileno())
+        return cls(file)
 
     @property
     def descriptor(self) -> int:
         """For ``pass_fds`` of a child that shall hold the lock as well."""
         return self._file.fileno()
 
-    def note(self, pid: int) -> None:
-        """Write down whose process works under the lock; a full disk is no reason to stop."""
-        try:
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(json.dumps({"pid": pid, "host": socket.gethostname()}))
-            self._file.flush()
-        except OSError:
-            return
-
     def release(self) -> None:
         """Give the right back (a child that inherited it keeps it until it ends)."""
         self._file.close()
+
+
+def note_owner(descriptor: int) -> None:
+    """Write into an open lock file that this process works under it; a full disk is no reason to stop."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+    except OSError:
+        return
 
 
 def owner_of(path: Path) -> str:

@@ -148,8 +148,6 @@ class Runner:
             environment={"CUDA_VISIBLE_DEVICES": device} if device is not None else None,
             keep=lock.descriptor,
         )
-        assert process.pid is not None
-        lock.note(process.pid)
         self._active[slot] = _Active(run, process, lock, log, log_start)
         self._tries[run.key] = self._tries.get(run.key, 0) + 1
         with self.manifest.edit() as data:

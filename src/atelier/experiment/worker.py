@@ -17,6 +17,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from atelier.experiment.manifest import note_owner
+
 #: What a training process needs anyway; the last is loaded by the first optimiser step.
 _PRELOADED = ["atelier.train.run", "atelier.cli.main", "torch._dynamo"]
 
@@ -50,7 +52,7 @@ def launch(
         log: a file that everything it prints is appended to.
         threads: CPU threads of the process.
         environment: variables it gets beside this process's.
-        keep: a file descriptor it shall hold open as long as it lives.
+        keep: the descriptor of a lock, which it notes itself in and holds as long as it lives.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -70,6 +72,9 @@ def _work(
     arguments: list[str], log: str, folder: str, threads: int, environment: dict[str, str], held: int | None
 ) -> None:
     """Inside the process. ``held`` stays open because nothing closes it."""
+    # Not the runner's to do: it waits for the server's imports, and may be killed meanwhile.
+    if held is not None:
+        note_owner(held)
     # Ctrl-C in the terminal is the runner's to pass on: a second signal would make a run leave without saving.
     os.setsid()
     os.chdir(folder)
