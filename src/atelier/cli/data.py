@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -394,49 +395,32 @@ def preview(
     steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 1,
 ) -> None:
     """Write a contact sheet of a run's lq/gt pairs, or clips and references, exactly as its network will see them."""
-    from atelier.data.clip_options import TrainClipsOptions
+    from atelier.data.clip_data import ClipData
+    from atelier.data.clip_preview import clip_sheet
     from atelier.data.loader import TrainingData
     from atelier.data.preview import preview_sheet, stages_path
 
     options = _train_data_options(opt, overrides)
     shown = f"of step {step}{f' to {step + steps - 1}' if steps > 1 else ''}: {output}"
-    if isinstance(options.datasets.train, TrainClipsOptions):
-        from atelier.data.clip_preview import clip_sheet
-
-        few = options.datasets.train.model_copy(update={"num_worker_per_gpu": 0})
-        clips = few.open(
-            scale=options.scale,
-            degradation=options.effective_degradation,
-            seed=options.manual_seed,
-            global_batch=few.batch_size_per_gpu,
-            in_channels=options.network_g.in_channels,
-            cache=options.cache,
-        )
-        try:
-            count = clip_sheet(clips, output, steps=range(step, step + steps))
-        finally:
-            clips.close()
-        typer.echo(f"{count} clips {shown}")
-        return
-    train = options.datasets.images
-    data = TrainingData(
-        train.model_copy(update={"num_worker_per_gpu": 0}),
+    train = options.datasets.train
+    data = train.model_copy(update={"num_worker_per_gpu": 0}).open(
         scale=options.scale,
-        degradation=None if train.dataroot_lq else options.effective_degradation.build(options.scale),
+        degradation=options.effective_degradation,
         seed=options.manual_seed,
         global_batch=train.batch_size_per_gpu,
         in_channels=options.network_g.in_channels,
         cache=options.cache,
     )
-    try:
-        count = preview_sheet(data, output, steps=range(step, step + steps))
-    finally:
-        data.close()
-    typer.echo(f"{count} samples {shown}")
-    if not train.dataroot_lq:
-        typer.echo(
-            f"the first of them after every step, with what was drawn: {stages_path(output)} and .json"
-        )
+    with contextlib.closing(data):
+        if isinstance(data, ClipData):
+            typer.echo(f"{clip_sheet(data, output, steps=range(step, step + steps))} clips {shown}")
+            return
+        assert isinstance(data, TrainingData)
+        typer.echo(f"{preview_sheet(data, output, steps=range(step, step + steps))} samples {shown}")
+        if data.assembler.degradation is not None:
+            typer.echo(
+                f"the first of them after every step, with what was drawn: {stages_path(output)} and .json"
+            )
 
 
 @app.command()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atelier.data.preview import write_sheet
+from atelier.data.preview import sheet_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,16 +35,12 @@ def clip_sheet(data: ClipData, path: Path, *, steps: Sequence[int] = (1,), limit
     Returns:
         How many clips are shown.
     """
-    tiles: list[Pixels] = []
-    labels: list[str] = []
-    for step in steps:
-        for batch in data.batches(step, step):
-            tiles += [_tile(batch, place) for place in range(len(batch))]
-            labels += [f"{step}.{place} {name}" for place, name in enumerate(batch.samples)]
-        if len(tiles) >= limit:
-            break
-    write_sheet(path, tiles[:limit], labels[:limit])
-    return len(tiles[:limit])
+    return sheet_of(data, path, steps, limit, _tiles)
+
+
+def _tiles(batch: ClipBatch, step: int) -> Iterator[tuple[Pixels, str]]:
+    for place, name in enumerate(batch.samples):
+        yield _tile(batch, place), f"{step}.{place} {name}"
 
 
 def _tile(batch: ClipBatch, place: int) -> Pixels:

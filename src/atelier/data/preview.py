@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from atelier.data.batch import Batch
 from atelier.data.loader import TrainingData
+from atelier.data.stream import SampleStream
 from atelier.degrade.base import Pixels, to_uint8
 from atelier.files import atomic_write
 
@@ -41,20 +43,36 @@ def preview_sheet(
     Returns:
         How many samples are shown.
     """
-    tiles: list[Pixels] = []
-    labels: list[str] = []
-    for step in steps:
-        for batch in data.batches(step, step):
-            new_tiles, new_labels = _tiles(batch, step)
-            tiles += new_tiles
-            labels += new_labels
-        if len(tiles) >= limit:
-            break
-    write_sheet(path, tiles[:limit], labels[:limit])
+    shown = sheet_of(data, path, steps, limit, _tiles)
     if stages and data.assembler.degradation is not None:
         count = min(stages, len(data.assembler.share))
         write_stages(data, stages_path(path), step=steps[0], samples=range(count))
-    return len(tiles[:limit])
+    return shown
+
+
+def sheet_of(
+    data: SampleStream,
+    path: Path,
+    steps: Sequence[int],
+    limit: int,
+    tiles: Callable[[Any, int], Iterable[tuple[Pixels, str]]],
+) -> int:
+    """Write the first ``limit`` samples of ``steps`` on one sheet.
+
+    Args:
+        data: whose batches are shown.
+        path: the sheet.
+        steps: which training steps.
+        limit: at most so many samples.
+        tiles: the pictures, all of one size, and labels of a batch and its step.
+
+    Returns:
+        How many samples are shown.
+    """
+    drawn = (each for step in steps for batch in data.batches(step, step) for each in tiles(batch, step))
+    shown = list(itertools.islice(drawn, limit))
+    write_sheet(path, [tile for tile, _ in shown], [label for _, label in shown])
+    return len(shown)
 
 
 def stages_path(sheet: Path) -> Path:
@@ -119,17 +137,15 @@ def _rgb8(pixels: Pixels) -> Pixels:
     return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3]
 
 
-def _tiles(batch: Batch, step: int) -> tuple[list[Pixels], list[str]]:
+def _tiles(batch: Batch, step: int) -> Iterator[tuple[Pixels, str]]:
     scale = batch.gt.shape[-1] // batch.lq.shape[-1]
-    pairs = [
-        np.concatenate([np.kron(_pixels(lq), np.ones((scale, scale, 1), np.uint8)), _pixels(gt)], axis=1)
-        for lq, gt in zip(batch.lq, batch.gt, strict=True)
-    ]
-    labels = []
-    for k, sample in enumerate(batch.samples):
+    for k, (lq, gt, sample) in enumerate(zip(batch.lq, batch.gt, batch.samples, strict=True)):
+        enlarged = np.kron(_pixels(lq), np.ones((scale, scale, 1), np.uint8))
         place, _, corner = sample.rpartition(" @ ")
-        labels.append(f"{step}.{k} {Path(place).name} @ {corner}")
-    return pairs, labels
+        yield (
+            np.concatenate([enlarged, _pixels(gt)], axis=1),
+            f"{step}.{k} {Path(place).name} @ {corner}",
+        )
 
 
 def _pixels(tensor: Tensor) -> Pixels:
