@@ -6,6 +6,7 @@ import errno
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -208,6 +209,28 @@ def test_an_error_keeps_finished_segments(tmp_path: Path) -> None:
     assert convert(source, target, remembering).resumed == 16
     convert(source, tmp_path / "c.mp4", remembering)
     assert target.read_bytes() == (tmp_path / "c.mp4").read_bytes()
+
+
+def test_ctrl_c_loses_no_frame_that_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder is behind when it comes: what waits for it fills a segment all the same."""
+    source, target = flat_film(tmp_path / "a.mp4", frames=6), tmp_path / "b.mp4"
+    pressed, true_write = threading.Event(), VideoWriter.write
+
+    def late(self: VideoWriter, *arguments: Any) -> bool:
+        assert pressed.wait(60)
+        return true_write(self, *arguments)
+
+    def interrupted(frame: VideoFrame, state: int) -> tuple[Any, int]:
+        if frame.index == 4:
+            pressed.set()
+            raise KeyboardInterrupt
+        return remembering(frame, state)
+
+    monkeypatch.setattr(VideoWriter, "write", late)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, target, interrupted, segment=3)
+    assert not target.exists()
+    assert convert(source, target, remembering, segment=3).resumed == 3
 
 
 def test_a_changed_source_is_noticed(tmp_path: Path) -> None:

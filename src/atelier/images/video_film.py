@@ -82,7 +82,8 @@ def transform_film(
     that of a run that was never stopped, provided that the state holds all that ``process`` remembers. Memory
     does not grow with the length.
 
-    On any error (also Ctrl-C) the unfinished segment is taken away and finished ones stay.
+    On any error (also Ctrl-C) frames that are processed are still encoded, then the unfinished segment is taken
+    away; finished ones stay.
 
     Args:
         state: for the first frame of the film.
@@ -140,15 +141,10 @@ def transform_film(
         try:
             while (item := _get(decoded, stop)) is not None:
                 if isinstance(item, BaseException):
-                    # What comes before it is still encoded: a segment may be full.
                     broken = item
                     break
                 start = time.monotonic()
-                try:
-                    pixels, state = process(item, state)
-                except Exception as error:
-                    broken = error
-                    break
+                pixels, state = process(item, state)
                 report.processing += time.monotonic() - start
                 ends = target.segment is not None and (item.index + 1) % target.segment == 0
                 saved = save_state(state) if save_state is not None and ends else None
@@ -156,13 +152,17 @@ def transform_film(
                     break
                 report.frames += 1
                 del item, pixels, saved
-            finished = not stop.is_set() and _put(processed, None, stop)
+        except BaseException as error:
+            # Ctrl-C too: what is processed is encoded first. A second one is not asked to wait.
+            broken = error
+        try:
+            if _put(processed, None, stop):
+                encoder.join()
+                finished = not stop.is_set()
         finally:
-            if not finished:
-                stop.set()
-            encoder.join()
             # The decoder may be waiting for room that nobody makes any more.
             stop.set()
+            encoder.join()
             decoder.join()
             if failures or broken is not None or not finished:
                 target.abandon()
