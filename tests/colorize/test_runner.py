@@ -335,7 +335,7 @@ def test_a_finished_folder_is_not_coloured_again(place: Path, tmp_path: Path, ca
     run(words)
     assert (
         capsys.readouterr().out.strip()
-        == f"{tmp_path}/out/%06d.png is done already, whatever options made it; --overwrite makes it anew"
+        == f"{tmp_path}/out/ is done already, whatever options made it; --overwrite makes it anew"
     )
     assert before == [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").iterdir())]
     picture(source / "000004.png", grey(clip("chelsea", 5)[4]))
@@ -343,6 +343,22 @@ def test_a_finished_folder_is_not_coloured_again(place: Path, tmp_path: Path, ca
     assert "5 frames in" in capsys.readouterr().out
     run([*words, "--overwrite"])
     assert "5 frames in" in capsys.readouterr().out
+
+
+def test_coloured_frames_keep_their_names(place: Path, tmp_path: Path) -> None:
+    """A folder in, a folder out: the same names. Of a pattern the numbers go on from where the source's began."""
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(clip("chelsea", 3)):
+        picture(tmp_path / "in" / f"shot_{number + 86:04d}.bmp", grey(frame))
+    run(["-i", str(tmp_path / "in"), "--reference", f"{place}/cat.png", "-o", f"{tmp_path}/out/"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"shot_{number:04d}.png" for number in (86, 87, 88)
+    ]
+    source = str(tmp_path / "in" / "shot_%04d.bmp")
+    run(["-i", source, "--reference", f"{place}/cat.png", "-o", f"{tmp_path}/other/%d.png"])
+    for number in (86, 87, 88):
+        one, other = tmp_path / "out" / f"shot_{number:04d}.png", tmp_path / "other" / f"{number}.png"
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_older_spellings(place: Path, tmp_path: Path, capsys: Any) -> None:

@@ -259,10 +259,9 @@ def plan_films(inputs: Sequence[str], output: str) -> list[FilmJob]:
             continue
         if source != PIPE and not frames and not path.exists():
             raise UserError(f"input {source} does not exist")
-        names = path.name if is_pattern(source) else "%06d.png"
         own = path.parent.name if is_pattern(source) else path.stem if path.is_file() else path.resolve().name
         folder = Path(output) / own if len(inputs) > 1 else Path(output)
-        jobs.append(FilmJob(source, str(folder / names)))
+        jobs.append(FilmJob(source, str(folder / path.name) if is_pattern(source) else f"{folder}/"))
     targets = [job.target for job in jobs]
     twice = sorted({target for target in targets if targets.count(target) > 1})
     if twice:
@@ -276,7 +275,7 @@ def _encoding(
     """The encoding of a film; None for pictures, which have none."""
     from atelier.images.video_frames import is_pattern
 
-    if is_pattern(job.target):
+    if is_pattern(job.target) or job.target.endswith("/"):
         given = {"--codec": codec, "--crf": crf, "--preset": preset, "--pix-fmt": pix_fmt}
         unused = [name for name, value in given.items() if value is not None]
         if unused:

@@ -132,7 +132,7 @@ def colorize_film(
             tell(note)
         tell(
             f"{facts.name}: {facts.width}x{facts.height}"
-            + (f", about {facts.frames} frames" if facts.frames else "")
+            + (f", about {facts.frames} frame{'s' * (facts.frames > 1)}" if facts.frames else "")
             + f"; colours are found at {size.content[1]}x{size.content[0]}"
         )
         state = _State() if target.state is None else _State.load(target.state, device)

@@ -34,6 +34,15 @@ def numbered(pattern: str, number: int) -> Path:
     return Path(_NUMBER.sub(lambda found: str(number).zfill(int(found[1] or 0)), pattern, count=1))
 
 
+def number_in(pattern: str, path: Path) -> int | None:
+    """The number that ``pattern`` has in the name of ``path``; None where it does not match."""
+    wanted = Path(pattern)
+    before, after = (re.escape(part) for part in _NUMBER.sub("\0", wanted.name, count=1).split("\0"))
+    match = re.fullmatch(f"{before}(\\d+){after}", path.name)
+    number = int(match[1]) if match and path.parent == wanted.parent else None
+    return number if number is not None and numbered(pattern, number) == path else None
+
+
 def list_frames(name: str) -> list[Path]:
     """The pictures of a folder (not of its subfolders) or a pattern, in the order of their numbers.
 
@@ -44,13 +53,8 @@ def list_frames(name: str) -> list[Path]:
         path = Path(name)
         if not is_pattern(path.name):
             raise UserError(f"{name}: the number must be in the file name, not in a folder's")
-        before, after = (re.escape(part) for part in _NUMBER.sub("\0", path.name, count=1).split("\0"))
-        wanted = re.compile(f"{before}(\\d+){after}")
-        found: dict[int, Path] = {}
-        for each in path.parent.iterdir() if path.parent.is_dir() else ():
-            match = wanted.fullmatch(each.name)
-            if match and numbered(name, int(match[1])) == each:
-                found[int(match[1])] = each
+        there = path.parent.iterdir() if path.parent.is_dir() else ()
+        found = {number: each for each in there if (number := number_in(name, each)) is not None}
         if not found:
             raise UserError(f"no picture matches {name}")
         numbers = sorted(found)

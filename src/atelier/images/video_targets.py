@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -15,7 +15,7 @@ from atelier.images.files import write_image
 from atelier.images.video import PIPE, FrameSource, VideoFrame, require_av
 from atelier.images.video_colour import FULL, FromRGB, plane_views
 from atelier.images.video_encode import Encoding, nominal_rate
-from atelier.images.video_frames import is_pattern, numbered
+from atelier.images.video_frames import is_pattern, number_in, numbered
 from atelier.images.video_ledger import Ledger
 from atelier.images.video_segments import VideoWriter
 
@@ -78,25 +78,46 @@ def open_target(
     name = str(output)
     if name == PIPE:
         return PipeWriter(source, size, encoding or Encoding())
-    if not is_pattern(name) and (name.endswith("/") or Path(name).is_dir()):
-        name = str(Path(name) / "%06d.png")
-    if is_pattern(name):
+    if is_pattern(name) or name.endswith("/") or Path(name).is_dir():
         return PictureWriter(name, source, size, options=options, segment=segment, overwrite=overwrite)
     return VideoWriter(
         Path(name), source, size, encoding, options=options, segment=segment, overwrite=overwrite
     )
 
 
-def notes_of_pictures(pattern: str) -> Path:
-    """Where a run that writes ``pattern`` notes what is finished; gone once all is."""
-    path = Path(pattern)
+def picture_names(output: str, source: str, files: Sequence[Path]) -> Callable[[int], Path]:
+    """Where the picture of a frame goes, by its index.
+
+    In a folder it has the name of the picture it was made of, as PNG, or six digits where a film is the source.
+    A pattern counts from 0, or from the first number of a pattern that is the source.
+
+    Args:
+        output: a pattern or a folder.
+        source: the name by which the frames were opened.
+        files: the source's pictures; none where it is a film.
+    """
+    if is_pattern(output):
+        first = number_in(source, files[0]) if files and is_pattern(source) else None
+        return lambda index: numbered(output, (first or 0) + index)
+    folder = Path(output)
+    if not files:
+        return lambda index: numbered(str(folder / "%06d.png"), index)
+    names = [path.stem for path in files]
+    if len({name.casefold() for name in names}) < len(names):
+        names = [path.name for path in files]
+    return lambda index: folder / f"{names[index]}.png"
+
+
+def notes_of_pictures(output: str) -> Path:
+    """Where a run that writes pictures to ``output`` notes what is finished; gone once all is."""
+    path = Path(output) if is_pattern(output) else Path(output) / "frames"
     return path.parent / f".atelier-{path.name.replace('%', '_')}.parts"
 
 
 class PictureWriter:
-    """Numbered pictures, the first with number 0, or 1 as ffmpeg counts where a pattern's source counts so.
+    """Pictures of a pattern or in a folder, named by :func:`picture_names`.
 
-    Pictures appear whole under their names; what has been finished is noted in ``.atelier-NAME.parts/`` beside them.
+    They appear whole under their names; what has been finished is noted in ``.atelier-….parts/`` beside them.
 
     Raises:
         UserError: a pattern without the number in the file's name, a folder that cannot be written, or other work.
@@ -104,7 +125,7 @@ class PictureWriter:
 
     def __init__(
         self,
-        pattern: str,
+        output: str,
         source: FrameSource,
         size: tuple[int, int],
         *,
@@ -112,21 +133,24 @@ class PictureWriter:
         segment: int = 250,
         overwrite: bool = False,
     ) -> None:
-        path = Path(pattern)
-        if not is_pattern(path.name) or is_pattern(str(path.parent)):
-            raise UserError(f"{pattern}: the number must be in the file name, not in a folder's")
-        if path.suffix.lower() not in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp"):
-            raise UserError(f"{pattern}: pictures are png, tif, jpg, webp or bmp")
+        path = Path(output)
+        if is_pattern(output):
+            if not is_pattern(path.name) or is_pattern(str(path.parent)):
+                raise UserError(f"{output}: the number must be in the file name, not in a folder's")
+            if path.suffix.lower() not in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp"):
+                raise UserError(f"{output}: pictures are png, tif, jpg, webp or bmp")
         if segment < 1:
             raise UserError(f"--segment must be at least 1 frame, not {segment}")
-        files = getattr(source, "files", [])
-        if files and path.parent.resolve() == files[0].parent.resolve():
-            raise UserError(f"{path.parent} holds the source's pictures; choose another output folder")
-        self._pattern, self.segment, self._size = pattern, segment, size
+        files: list[Path] = getattr(source, "files", [])
+        self._name = picture_names(output, source.facts.name, files)
+        folder = self._name(0).parent
+        if files and folder.resolve() == files[0].parent.resolve():
+            raise UserError(f"{folder} holds the source's pictures; choose another output folder")
+        self.segment, self._size = segment, size
         self.left_out: list[str] = []
-        require_writable(numbered(pattern, 0))
+        require_writable(self._name(0))
         decided = {"size": list(size), "segment": segment, **(options or {})}
-        self._ledger = Ledger(notes_of_pictures(pattern), source.fingerprint(), decided, overwrite=overwrite)
+        self._ledger = Ledger(notes_of_pictures(output), source.fingerprint(), decided, overwrite=overwrite)
         self._frames = 0
 
     @property
@@ -143,7 +167,7 @@ class PictureWriter:
         """Write the picture made of ``frame``; True when the segment is full."""
         _check_size(pixels, self._size)
         self._ledger.begin()
-        write_image(numbered(self._pattern, frame.index), pixels)
+        write_image(self._name(frame.index), pixels)
         self._frames += 1
         return self._frames == self.segment
 

@@ -18,7 +18,7 @@ from atelier.images.video_encode import Encoding
 from atelier.images.video_film import FilmReport, transform_film
 from atelier.images.video_frames import is_pattern, list_frames, numbered
 from atelier.images.video_segments import CONTAINERS
-from atelier.images.video_targets import notes_of_pictures, open_target
+from atelier.images.video_targets import notes_of_pictures, open_target, picture_names
 from atelier.restore.folder import not_results
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilmJob:
-    """A film to read and where its result goes: files, ``-``, or patterns such as ``%06d.png``."""
+    """A film to read and where its result goes: files, ``-``, patterns such as ``%06d.png``, or a folder ``DIR/``."""
 
     source: str
     target: str
@@ -38,34 +38,41 @@ class FilmJob:
     def is_done(self) -> bool:
         """Whether the result is there, whole, and older than nothing of its source; pipes are always to do.
 
-        Numbered pictures are whole once the notes of their run are gone and none is missing up to the last: of a
+        Pictures are whole once the notes of their run are gone and none is missing up to the last: of a
         folder's frames as many as it has, of a film's frames as many as there are.
         """
         if PIPE in (self.source, self.target):
             return False
         try:
-            source = self._source_files()
-            frames = len(source) if source != [Path(self.source)] else None
-            newest = max(path.stat().st_mtime for path in (*source, *self._source_folder()))
-            return min(path.stat().st_mtime for path in self._results(frames)) >= newest
+            files = self._source_files()
+            newest = max(
+                path.stat().st_mtime for path in (*(files or [Path(self.source)]), *self._source_folder())
+            )
+            return min(path.stat().st_mtime for path in self._results(files)) >= newest
         except (OSError, UserError):
             return False
 
     def _source_files(self) -> list[Path]:
+        """The pictures of the source; none where it is a film."""
         is_film = not is_pattern(self.source) and not Path(self.source).is_dir()
-        return [Path(self.source)] if is_film else list_frames(self.source)
+        return [] if is_film else list_frames(self.source)
 
     def _source_folder(self) -> list[Path]:
         """The folder of the frames: its time tells of frames that are gone; not where the result itself changes it."""
         folder = Path(self.source).parent if is_pattern(self.source) else Path(self.source)
-        return [folder] if folder.is_dir() and Path(self.target).resolve().parent != folder.resolve() else []
+        into = Path(self.target) if self.target.endswith("/") else Path(self.target).parent
+        return [folder] if folder.is_dir() and into.resolve() != folder.resolve() else []
 
-    def _results(self, frames: int | None) -> list[Path]:
+    def _results(self, files: list[Path]) -> list[Path]:
         """What a finished run has written; a :class:`UserError` where that cannot be."""
-        if is_pattern(self.target):
+        if is_pattern(self.target) or self.target.endswith("/"):
             if notes_of_pictures(self.target).exists():
                 raise UserError(f"{self.target} is unfinished")
-            return [numbered(self.target, n) for n in range(frames or len(list_frames(self.target)))]
+            if not files:
+                every = self.target if is_pattern(self.target) else f"{self.target}%06d.png"
+                return [numbered(every, index) for index in range(len(list_frames(every)))]
+            named = picture_names(self.target, self.source, files)
+            return [named(index) for index in range(len(files))]
         if Path(self.target).suffix.lower() not in CONTAINERS:
             raise UserError(f"{self.target} is no film that can be written")
         return [Path(self.target)]
