@@ -72,7 +72,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[Crew]]:
     from torch.distributed import HashStore
 
     monkeypatch.setattr(ranks, "BEAT_S", 0.01)
-    monkeypatch.setattr(ranks, "SILENT_S", 0.5)
+    monkeypatch.setattr(ranks, "SILENT_S", 1.5)
     store = HashStore()
     return lambda world: [Crew(Place(rank, world, rank), store) for rank in range(world)]
 
@@ -115,13 +115,13 @@ def test_who_failed_died_or_never_came_is_named(crew: Callable[[int], list[Crew]
         each.begin()
     crews[1].end(UserError("no model"))
     crews[2].end(None)  # its heart stops, and nothing else is heard: killed
-    threading.Timer(1.2, lambda: crews[3].gather("late")).start()  # slow, but alive: longer than the silence
+    threading.Timer(2.5, lambda: crews[3].gather("late")).start()  # slow, but alive: longer than the silence
     shares = crews[0].gather("first")
     assert shares is not None
     assert shares[1].lost is not None and "has failed: no model" in shares[1].lost
-    assert shares[2].lost is not None and "is dead: nothing heard of it for 0.5 s" in shares[2].lost
+    assert shares[2].lost is not None and "is dead: nothing heard of it for 1.5 s" in shares[2].lost
     assert shares[3].value == "late"
-    assert shares[4].lost == "has not come within 0.5 s"
+    assert shares[4].lost == "has not come within 1.5 s"
 
 
 def test_processes_that_see_other_files_stop(crew: Callable[[int], list[Crew]]) -> None:
