@@ -29,6 +29,7 @@ def flat_film(
     still: int = 1,
     subtitles: bool = False,
     colour: tuple[int, int, int, int] = (6, 1, 2, 2),
+    interlaced: bool = False,
 ) -> Path:
     """A film of flat colours with a red patch in the upper left quarter, and ``audio`` tracks of tones.
 
@@ -37,6 +38,7 @@ def flat_film(
         rotation: degrees counter-clockwise that a player shall turn it.
         still: how many neighbouring frames are equal.
         colour: matrix, range, primaries, transfer; written and used.
+        interlaced: marked as fields, the upper first (x264 only).
     """
     from atelier.images.video_colour import Colour, FromRGB
 
@@ -45,6 +47,8 @@ def flat_film(
     convert = FromRGB(pixel_format, described)
     deep = any(part.bits > 8 for part in av.VideoFormat(pixel_format, 16, 16).components)
     options = {"crf": "1"} if codec.startswith("libx26") else {}
+    if interlaced:
+        options["x264-params"] = "tff=1"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format

@@ -69,6 +69,13 @@ def test_a_film_twice_as_large(folder: Path) -> None:
     assert "12 frames in" in run("-i", "film.mp4", "-m", "net.pth", "--overwrite").output
 
 
+def test_interlaced_material_is_told_of(folder: Path) -> None:
+    warning = "warning: fields.mp4 is interlaced: a frame holds the lines of two moments"
+    flat_film(folder / "fields.mp4", frames=4, size=(24, 16), interlaced=True)
+    assert run("-i", "fields.mp4", "-m", "net.pth").output.count(warning) == 1
+    assert "interlaced" not in run("-i", "film.mp4", "-m", "net.pth").output
+
+
 def test_still_frames_are_restored_once(folder: Path) -> None:
     flat_film(folder / "still.mkv", frames=12, size=(24, 16), codec="ffv1", still=3)
     job = plan_film("still.mkv", "out.mkv")

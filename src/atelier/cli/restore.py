@@ -287,6 +287,7 @@ def restore(
                 allow_damaged=allow_damaged,
                 overwrite=overwrite,
                 quiet=not crew.first,
+                tell=lambda line: typer.echo(line, err=True),
             )
             typer.echo(f"{each.target}: {restored}", err=aside)
 

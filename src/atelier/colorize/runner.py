@@ -128,7 +128,7 @@ def colorize_film(
             segment=options.segment,
             overwrite=options.overwrite,
         )
-        for note in bank.notes:
+        for note in (*([facts.caution] if facts.caution else ()), *bank.notes):
             tell(note)
         tell(
             f"{facts.name}: {facts.width}x{facts.height}"

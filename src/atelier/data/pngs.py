@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
 from atelier.degrade.base import Pixels
 from atelier.errors import UserError
-from atelier.files import atomic_write
 from atelier.images.files import Picture
 
 
@@ -44,8 +42,3 @@ def png_bytes(pixels: Pixels, level: int, like: Picture | None = None) -> bytes:
     facts = {"icc_profile": profile, "dpi": dpi}
     image.save(stream, "PNG", compress_level=level, **{k: v for k, v in facts.items() if v is not None})
     return stream.getvalue()
-
-
-def write_png(path: Path, pixels: Pixels, level: int, like: Picture | None = None) -> None:
-    """Write :func:`png_bytes` to ``path``, whole or not at all."""
-    atomic_write(path, png_bytes(pixels, level, like))

@@ -81,6 +81,16 @@ class VideoFacts:
     interlaced: bool = False
     streams: tuple[StreamFacts, ...] = ()
 
+    @property
+    def caution(self) -> str | None:
+        """What somebody who works on the frames should hear before."""
+        if not self.interlaced:
+            return None
+        return (
+            f"warning: {self.name} is interlaced: a frame holds the lines of two moments, and the combs between "
+            "them are taken for edges; deinterlace it first, with ffmpeg's bwdif, say"
+        )
+
 
 @dataclass(frozen=True)
 class VideoFrame:

@@ -203,6 +203,7 @@ def restore_film(
     allow_damaged: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> RestoredFilm:
     """Restore a film as a stream: no frames on disk, memory that does not grow with the length.
 
@@ -217,6 +218,7 @@ def restore_film(
         allow_damaged: take what decodes of a source that is cut off or damaged.
         overwrite: begin anew.
         quiet: show no progress.
+        tell: takes a warning about the film, before work begins.
 
     Raises:
         UserError: bad input or output; finished segments stay.
@@ -243,6 +245,8 @@ def restore_film(
             segment=segment,
             overwrite=overwrite,
         )
+        if source.facts.caution:
+            tell(source.facts.caution)
         film = transform_film(source, target, process, None, title="Restoring", quiet=quiet)
     finally:
         source.close()
