@@ -196,6 +196,27 @@ def test_colours_are_to_be_like_the_truths(run: Path) -> None:
     assert not page.all("td", class_="number bad")
 
 
+@pytest.mark.parametrize(
+    ("flow", "said"),
+    [
+        (1.5, "1.00 dB better than average; flow (29.50 dB) is better still"),
+        (0.5, "1.00 dB better than average"),
+    ],
+)
+def test_a_way_that_beats_the_judged_one_is_in_the_headline(run: Path, flow: float, said: str) -> None:
+    base = measured(BASE, 0, "average")
+    last = measured({k: (a + 1, b) for k, (a, b) in BASE.items()}, 200)
+    shift = {"average": 0.0, "flow": flow, "fused": 1.0, "ground truth": 50.0}
+    table = {
+        title: {"psnr": {**base["metrics"]["psnr"], "value": base["metrics"]["psnr"]["value"] + more}}
+        for title, more in shift.items()
+    }
+    write_lines(run, [base, last, {"kind": "rows", "iter": 200, "set": base["set"], "rows": table}])
+    page = page_of(run)
+    assert said in page.text and ("is better still" in page.text) == (flow > 1)
+    assert page.all("section", class_="verdict open" if flow > 1 else "verdict good")
+
+
 def test_another_protocol_is_no_baseline(run: Path) -> None:
     base = measured(BASE, 0, "bicubic")
     base["metrics"]["psnr"]["protocol"] = "PSNR-RGB (crop 2)"

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from atelier.evaluate.best import is_better
+from atelier.evaluate.films import TRUTH
 from atelier.evaluate.results import (
     LIKE_THE_TRUTH,
     MetricMean,
@@ -131,7 +132,32 @@ def judge(record: RunRecord) -> Verdict:
     others = [other for other in record.validations if other != name]
     sentences += [_other_set(record, other) for other in others]
     headline, tone = _headline(rows, record.baselines.get(name))
+    rival = _rival(record, name, first)
+    if rival is not None:
+        headline, tone = f"{headline}; {rival} is better still", "bad" if tone == "bad" else "open"
     return Verdict(headline, tone, sentences)
+
+
+def _rival(record: RunRecord, name: str, row: MetricRow) -> str | None:
+    """The way of colouring beside the judged one, and its value, that ``row`` ranks first; None where none is."""
+    rivals = {
+        title: means[row.key].value
+        for title, means in record.rows.get(name, {}).items()
+        if title != TRUTH and row.key in means and means[row.key].protocol == row.protocol
+    }
+    above = {
+        title: value
+        for title, value in rivals.items()
+        if is_better(value, row.last.value, higher_is_better=row.higher_is_better)
+        and shows_change(value - row.last.value, row.protocol)
+    }
+    if not row.directed or not above:
+        return None
+    title = (max if row.higher_is_better else min)(above, key=above.__getitem__)
+    reference = record.baselines.get(name)
+    if reference is not None and title == reference.method:
+        return None  # what it is compared with anyway
+    return f"{title} ({format_value(above[title], row.protocol)})"
 
 
 def _headline(rows: list[MetricRow], reference: ValidationResult | None) -> tuple[str, str]:
