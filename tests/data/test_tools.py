@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 
 import numpy as np
@@ -11,8 +12,12 @@ from typer.testing import CliRunner
 
 from atelier.cli import data as commands
 from atelier.data.checking import check_folder
-from atelier.data.cropping import crop_starts, crop_subimages, plain_stem
+from atelier.data.cropping import crop_starts, crop_subimages
+from atelier.data.meta_info_writer import write_meta_info
+from atelier.data.multiscale import make_versions
 from atelier.data.preview import preview_sheet, write_sheet
+from atelier.data.set5 import prepare_benchmark
+from atelier.data.templates import plain_stem
 from atelier.errors import UserError
 from atelier.images import read_image, write_image
 
@@ -121,6 +126,62 @@ def test_pairs_cut_with_half_the_sizes_stay_pairs(tmp_path):
     for name in names:
         small, large = (read_image(tmp_path / f"{kind}_sub" / name).pixels for kind in ("lq", "gt"))
         assert np.array_equal(small.repeat(2, 0).repeat(2, 1), large)
+
+
+def test_pictures_of_another_folder_are_not_taken_for_done(tmp_path, make_folder):
+    """Two sources share a folder as long as no name is in both; a source that is gone holds no name."""
+    made = [
+        (crop_subimages, {"crop": 20, "step": 20}),
+        (prepare_benchmark, {"scales": [2]}),
+        (make_versions, {"shortest": 16}),
+    ]
+    for number, (work, options) in enumerate(made):
+        one, other, out = (tmp_path / f"{name}{number}" for name in ("one", "other", "out"))
+        make_folder(one, [(40, 40, 3)] * 2)
+        make_folder(other, [(40, 40, 3)], seed=5)
+        time.sleep(0.02)
+        work(one, out, quiet=True, **options)
+        before = {path: path.read_bytes() for path in out.rglob("*.png")}
+        with pytest.raises(
+            UserError, match=rf"what was made of 'p0' in {one}, and {other} has pictures of the"
+        ):
+            work(other, out, quiet=True, **options)
+        assert {path: path.read_bytes() for path in out.rglob("*.png")} == before
+        (other / "p0.png").rename(other / "new.png")
+        assert work(other, out, quiet=True, **options).pictures == 1
+        assert work(one, out, quiet=True, **options).written == 0
+        shutil.move(one, tmp_path / f"moved{number}")
+        assert work(tmp_path / f"moved{number}", out, quiet=True, **options).pictures == 2
+
+
+def test_crops_with_and_without_a_mark_do_not_mix(tmp_path):
+    write_image(tmp_path / "lq" / "babyx2.png", np.zeros((32, 32, 3), np.uint8))
+    crop_subimages(tmp_path / "lq", tmp_path / "out", crop=16, step=16, filename_tmpl="{}x2", quiet=True)
+    with pytest.raises(UserError, match=r"'filename_tmpl': '\{\}x2'.*choose another folder"):
+        crop_subimages(tmp_path / "lq", tmp_path / "out", crop=16, step=16, quiet=True)
+
+
+@pytest.mark.parametrize("template", ["x2", "{}x{}", "{0.x}", "a/{}", "{}}"])
+def test_what_is_no_template_is_refused_everywhere(tmp_path, make_folder, template):
+    make_folder(tmp_path / "gt", [(40, 40, 3)])
+    make_folder(tmp_path / "lq", [(20, 20, 3)])
+    folders = {"lq": tmp_path / "lq", "scale": 2}
+    with pytest.raises(UserError, match=r"template '.*' must contain \{\} exactly once"):
+        check_folder(tmp_path / "gt", **folders, filename_tmpl=template)
+    with pytest.raises(UserError, match="exactly once"):
+        crop_subimages(tmp_path / "gt", tmp_path / "out", filename_tmpl=template, quiet=True)
+    with pytest.raises(UserError, match="exactly once"):
+        write_meta_info([tmp_path / "gt"], tmp_path / "m.txt", lq=[tmp_path / "lq"], filename_tmpl=template)
+
+
+def test_what_is_for_pairs_needs_the_other_folder(tmp_path, make_folder):
+    make_folder(tmp_path / "gt", [(40, 40, 3)])
+    with pytest.raises(UserError, match="--scale is for pairs"):
+        check_folder(tmp_path / "gt", scale=2)
+    with pytest.raises(UserError, match="--filename-tmpl is for pairs"):
+        check_folder(tmp_path / "gt", filename_tmpl="{}x2")
+    with pytest.raises(UserError, match="is for pairs: give --input-lq"):
+        write_meta_info([tmp_path / "gt"], tmp_path / "m.txt", filename_tmpl="{}x2")
 
 
 def test_it_continues_where_it_was_stopped(tmp_path, make_folder):

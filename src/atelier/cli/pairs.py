@@ -28,13 +28,12 @@ def open_pairs(
     """
     from atelier.data.pairs import match
     from atelier.data.sources import open_folders
+    from atelier.data.templates import require_template
     from atelier.data.validation import unique_names
     from atelier.evaluate.pictures import PairSource
 
-    if template is not None and (template.count("{}") != 1 or template.replace("{}", "").count("{")):
-        raise UserError(
-            f"--filename-tmpl '{template}': it must contain {{}} exactly once, for example '{{}}x4'"
-        )
+    if template is not None:
+        require_template(template)
     clean = open_folders([gt], "--gt")
     names = unique_names(clean.items)
     if lq is None:

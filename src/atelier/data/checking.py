@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atelier.data.pairs import match
 from atelier.data.sources import Shape, Source, open_folders
+from atelier.data.templates import require_template
 from atelier.errors import UserError
 from atelier.progress import progress
 
@@ -91,8 +92,13 @@ def check_folder(
         quiet: no progress bar.
 
     Raises:
-        UserError: a folder is missing or holds no pictures; ``lq`` without ``scale``.
+        UserError: a folder is missing or holds no pictures; ``lq`` without ``scale``, or what belongs to ``lq`` without
+            it.
     """
+    require_template(filename_tmpl)
+    if lq is None and (scale is not None or filename_tmpl != "{}"):
+        flag = "--scale" if scale is not None else "--filename-tmpl"
+        raise UserError(f"{flag} is for pairs: name their folder with --lq")
     if lq is not None and (scale is None or scale < 1):
         raise UserError(
             "checking pairs needs the scale: --scale 4 means that gt is four times as large as lq"

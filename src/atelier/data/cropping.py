@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from atelier.data.manifest import same_settings
+from atelier.data.manifest import same_work
 from atelier.data.pngs import check_level, png_bytes
 from atelier.data.sources import FileSource, open_folders
+from atelier.data.templates import plain_stem
 from atelier.data.workers import work_through
 from atelier.errors import UserError
 from atelier.files import atomic_write
@@ -66,23 +67,6 @@ def crop_starts(length: int, crop: int, step: int, thresh: int) -> list[int]:
     return starts
 
 
-def plain_stem(stem: str, filename_tmpl: str = "{}") -> str:
-    """The name without the mark that LQ files carry (``0001x4`` -> ``0001``), so that sub-images pair by name.
-
-    With a template of its own (``{}x2``) exactly that is taken off. Without one, an x with 2, 3, 4 or 8 goes when it
-    ends the stem and follows a digit, as in DIV2K: ``0001x4``, but not ``fox2`` (BasicSR's script makes it ``fo``).
-
-    Raises:
-        UserError: the name does not fit the template.
-    """
-    if filename_tmpl == "{}":
-        return re.sub(r"(?<=\d)x[2348]$", "", stem)
-    before, _, after = filename_tmpl.partition("{}")
-    if len(stem) <= len(before + after) or not (stem.startswith(before) and stem.endswith(after)):
-        raise UserError(f"the name '{stem}' does not fit the file name template '{filename_tmpl}'")
-    return stem[len(before) : len(stem) - len(after)]
-
-
 def crop_subimages(
     source: Path,
     target: Path,
@@ -117,7 +101,8 @@ def crop_subimages(
 
     Raises:
         UserError: the sizes make no sense, the folder has no pictures, two pictures would get the same names,
-            ``target`` holds sub-images of other settings, or nothing can be written there.
+            ``target`` holds sub-images of other settings or of another source's picture of that name, or nothing
+            can be written there.
     """
     if crop < 1 or step < 1 or thresh < 0:
         raise UserError(f"crop {crop} and step {step} must be at least 1, thresh {thresh} at least 0")
@@ -127,8 +112,9 @@ def crop_subimages(
     if keep_suffix:
         bases = with_suffixes(pictures, bases)
     none_twice(pictures, bases, "_s001.png")
-    settings = {"crop": crop, "step": step, "thresh": thresh, "keep_suffix": keep_suffix}
-    same_settings(target / "crop_settings.json", settings, dry_run)
+    settings: dict[str, Any] = {"crop": crop, "step": step, "thresh": thresh, "keep_suffix": keep_suffix}
+    settings["filename_tmpl"] = filename_tmpl if filename_tmpl != "{}" else False
+    same_work(target / "crop_settings.json", settings, source, bases, dry_run)
     jobs = [
         _Job(item.place, str(target / base), crop, step, thresh, level, dry_run)
         for item, base in zip(pictures.items, bases, strict=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
 from atelier.files import atomic_write, sha256_of
+
+_SOURCES = "sources"
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
@@ -42,24 +44,45 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def same_settings(note: Path, settings: dict[str, Any], dry_run: bool) -> None:
-    """Files of other settings have the same names; continuing among them would mix two sets.
+def same_work(
+    note: Path, settings: Mapping[str, Any], source: Path, names: Sequence[str], dry_run: bool
+) -> None:
+    """Check that files of this work may lie among those of earlier runs, and note it beside them.
 
-    Compares ``settings`` with those that ``note`` keeps from an earlier run (keys it lacks count as equal to False),
-    and writes them where there is none yet.
+    Files of other settings, or of another picture with the same name, would be taken for results that are there
+    already. Several sources may share a folder as long as no two of their files share a name. A source that is gone
+    since was moved, and its names are free.
+
+    Args:
+        note: keeps the settings (a key it lacks counts as equal to False) and, of every source, the names.
+        settings: what decides the pictures.
+        source: the folder that they are made of.
+        names: of the files, without what is the same for all of a picture.
+        dry_run: write nothing.
 
     Raises:
-        UserError: they differ.
+        UserError: the settings differ, or a file would be taken for one that another source has given.
     """
-    before = read_manifest(note)
-    if before is None:
-        if not dry_run:
-            atomic_write(note, json.dumps(settings))
-        return
+    before = read_manifest(note) or dict(settings)
     if {key: before.get(key, False) for key in settings} != settings:
+        told = {key: value for key, value in before.items() if key != _SOURCES}
         raise UserError(
-            f"{note.parent} holds pictures made with {before}, now asked for {settings}; choose another folder"
+            f"{note.parent} holds pictures made with {told}, now asked for {dict(settings)}; choose another folder"
         )
+    here, found = str(source.resolve()), before.get(_SOURCES, {})
+    mine = {name.casefold() for name in names}
+    for other, theirs in found.items():
+        both = sorted(mine & {str(name).casefold() for name in theirs})
+        if both and other != here and Path(other).exists():
+            more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+            raise UserError(
+                f"{note.parent} holds what was made of '{both[0]}'{more} in {other}, and {source} has pictures of the "
+                "same names; choose another folder, or give the folder above both"
+            )
+    known = sorted({*found.get(here, ()), *names})
+    if not dry_run and (found.get(here) != known or not note.exists()):
+        kept = {other: theirs for other, theirs in found.items() if Path(other).exists()}
+        write_manifest(note, {**before, _SOURCES: {**kept, here: known}})
 
 
 def size_and_hash(path: str) -> tuple[int, str] | str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from atelier.data.meta_info import read_meta_info
 from atelier.data.pairs import match
 from atelier.data.sources import FileSource, listed, open_folders
+from atelier.data.templates import require_template
 from atelier.data.workers import work_through
 from atelier.errors import UserError
 from atelier.files import atomic_path
@@ -90,6 +91,9 @@ def write_meta_info(
     """
     if lq and len(lq) != len(folders):
         raise UserError(f"--input-lq names {len(lq)} folders, --input {len(folders)}; give one for each")
+    require_template(filename_tmpl)
+    if filename_tmpl != "{}" and not lq:
+        raise UserError(f"the file name template '{filename_tmpl}' is for pairs: give --input-lq")
     gt_roots = _roots(folders, roots, "--root")
     if roots_lq and not lq:
         raise UserError("--root-lq is given, but no --input-lq")

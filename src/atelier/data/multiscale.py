@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from atelier.data.cropping import newer, none_twice, once, pictures_to_change, with_suffixes
-from atelier.data.manifest import same_settings
+from atelier.data.manifest import same_work
 from atelier.data.pngs import check_level, png_bytes
 from atelier.data.workers import work_through
 from atelier.degrade.base import Pixels
@@ -99,7 +99,8 @@ def make_versions(
         quiet: no progress bar.
 
     Raises:
-        UserError: no pictures, names that clash, versions of other settings in ``target``, or it cannot be written.
+        UserError: no pictures, names that clash, versions of other settings or of another source's picture in
+            ``target``, or it cannot be written.
     """
     if shortest < 1:
         raise UserError(f"the shortest edge must be at least 1, not {shortest}")
@@ -110,7 +111,7 @@ def make_versions(
         bases = with_suffixes(pictures, bases)
     none_twice(pictures, bases, "T0.png")
     settings = {"shortest": shortest, "enlarge": enlarge, "keep_suffix": keep_suffix}
-    same_settings(target / "multiscale_settings.json", settings, dry_run)
+    same_work(target / "multiscale_settings.json", settings, source, bases, dry_run)
     jobs = [
         _Job(item.place, str(target / base), shortest, enlarge, level, dry_run)
         for item, base in zip(pictures.items, bases, strict=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SerializeAsAny, field_validator, model_validator
 
 from atelier.data.bundled import TRAIN_DEFAULT, VAL_DEFAULT, check_names
+from atelier.data.templates import TEMPLATE_RULE, is_template
 from atelier.degrade.base import DEGRADATIONS, DegradationOptions
 from atelier.options.base import Component, Options, Registered, Registry
 
@@ -175,8 +176,8 @@ class ImagesOptions(DatasetOptions):
     @field_validator("filename_tmpl")
     @classmethod
     def _one_hole(cls, value: str) -> str:
-        if value.count("{}") != 1 or value.replace("{}", "").count("{") or "/" in value:
-            raise ValueError("filename_tmpl must contain {} exactly once and no '/', for example '{}x4'")
+        if not is_template(value):
+            raise ValueError(f"filename_tmpl {TEMPLATE_RULE}")
         return value
 
     @field_validator("pictures")

@@ -24,6 +24,7 @@ from atelier.data.sources import (
     roots_of,
     select,
 )
+from atelier.data.templates import require_template
 from atelier.errors import UserError
 
 Shapes = Callable[[Source], Sequence[Shape | UserError]]
@@ -263,7 +264,11 @@ def match(
     The partner lies in the same folder below its root and is called ``filename_tmpl`` with the gt's stem, with any
     picture suffix (the gt's own one is preferred). With ``listed_pairs`` line k pairs with line k. With ``subset``
     the gt pictures are a choice, so lq pictures without partner are no mistake.
+
+    Raises:
+        UserError: ``filename_tmpl`` is no template.
     """
+    require_template(filename_tmpl)
     if listed_pairs:
         return list(range(len(gt))), []
     by_stem: dict[tuple[int, str], list[int]] = defaultdict(list)

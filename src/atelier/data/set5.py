@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atelier.data.cropping import newer, none_twice, once, pictures_to_change
+from atelier.data.manifest import same_work
 from atelier.data.pngs import png_bytes
 from atelier.data.workers import work_through
 from atelier.errors import UserError
@@ -64,14 +65,17 @@ def prepare_benchmark(
         quiet: no progress bar.
 
     Raises:
-        UserError: a scale that does not divide 12, no pictures, or names that clash.
+        UserError: a scale that does not divide 12, no pictures, or names that clash, also with another source's in
+            ``target``.
     """
     if not scales or any(scale < 2 or MULTIPLE % scale for scale in scales):
         raise UserError(
             f"--scale {' '.join(map(str, scales))}: give 2, 3, 4, 6 or 12, which divide {MULTIPLE}"
         )
     pictures = pictures_to_change(source, target, "prepare")
-    none_twice(pictures, [item.stem for item in pictures.items], ".png", flag=False)
+    names = [item.stem for item in pictures.items]
+    none_twice(pictures, names, ".png", flag=False)
+    same_work(target / "set5_settings.json", {}, source, names, dry_run)
     jobs = [
         (item.place, item.stem, str(target), tuple(sorted(set(scales))), dry_run) for item in pictures.items
     ]
