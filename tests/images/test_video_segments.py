@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 from atelier.errors import UserError
-from atelier.images.video import VideoFrame, open_video
+from atelier.images.files import write_image
+from atelier.images.video import FrameSource, VideoFrame, open_video
 from atelier.images.video_colour import Colour
 from atelier.images.video_encode import Encoding, Picture, find_encoder, plan_encoding
 from atelier.images.video_film import FilmReport, transform_film
@@ -209,6 +211,27 @@ def test_an_error_keeps_finished_segments(tmp_path: Path) -> None:
     assert convert(source, target, remembering).resumed == 16
     convert(source, tmp_path / "c.mp4", remembering)
     assert target.read_bytes() == (tmp_path / "c.mp4").read_bytes()
+
+
+def test_another_rate_does_not_go_on(tmp_path: Path) -> None:
+    """Pictures have no time of their own: neither they nor the parts that are there know of the rate asked for."""
+    for index in range(6):
+        write_image(tmp_path / "in" / f"{index}.png", flat_picture(index, (48, 32)))
+
+    def open_both(rate: int) -> tuple[FrameSource, VideoWriter]:
+        film = open_video(tmp_path / "in", rate=Fraction(rate))
+        return film, VideoWriter(tmp_path / "b.mp4", film, (48, 32), segment=2)
+
+    film, writer = open_both(25)
+    for frame in islice(film.frames(), 3):
+        if writer.write(frame.pixels, frame):
+            writer.end_segment()
+    writer.abandon()
+    with pytest.raises(UserError, match=r"other options: rate \(25 before, 50 now\), time_base \(1/25 before"):
+        open_both(50)
+    film, writer = open_both(25)
+    transform_film(film, writer, same, 0, quiet=True)
+    assert moments(tmp_path / "b.mp4") == [Fraction(n, 25) for n in range(6)]
 
 
 def test_ctrl_c_loses_no_frame_that_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,9 @@ class VideoWriter:
             "codec": self.plan.codec,
             "pix_fmt": self.plan.pixel_format,
             "container": self._format,
+            # Of numbered pictures the user says both, and no fingerprint knows of it.
+            "rate": str(picture.rate),
+            "time_base": str(picture.time_base),
             "segment": segment,
             "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
             **(options or {}),
