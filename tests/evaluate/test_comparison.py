@@ -31,11 +31,12 @@ from atelier.evaluate.comparison_report import (
 )
 from atelier.evaluate.criteria import Criterion, judge_criteria, read_criteria, read_figures
 from atelier.evaluate.crops import largest_difference
-from atelier.evaluate.latency import measure_times
+from atelier.evaluate.latency import common_size, measure_times
 from atelier.evaluate.pictures import PairSource
 from atelier.images import imresize
 from atelier.metrics import psnr, ssim
 from atelier.restore import RestorationModel
+from atelier.restore.exported import ExportedFacts, ExportedNetwork, Memory, Port, Session
 
 
 class Nearest(nn.Module):
@@ -200,6 +201,134 @@ def test_times_leave_out_the_warm_up_and_take_turns(tmp_path: Path) -> None:
 
     first, second = measure_times(models, (8, 8), warmups=2, rounds=3, clock=tick)
     assert (first.median, first.lower, first.rounds, second.median) == (3.0, 3.0, 3, 5.0)
+
+
+def foreign(folder: Path, label: str, *, multiple: int = 1, **facts: Any) -> Candidate:
+    """A network of another runtime that takes whole multiples of ``multiple`` only, and its file of 1000 bytes."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-2] % multiple or x.shape[-1] % multiple:
+            raise UserError(f"the runtime stopped at {tuple(x.shape)}")
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    port = Port(range=(0, 1), channel_order="RGB")
+    known = ExportedFacts(
+        scale=2, in_channels=3, out_channels=3, input=port, output=port, size_multiple=multiple, **facts
+    )
+    path = folder / f"{label}.onnx"
+    path.write_bytes(b"0" * 1000)
+    return Candidate(
+        label, path, RestorationModel(ExportedNetwork(Session(run, "none"), known), known, device="cpu")
+    )
+
+
+def timed(models: list[Candidate], **options: Any) -> Comparison:
+    options = {"where": "x", "size": (16, 24), "quiet": True} | options
+    return compare(models, sources(1), **options)
+
+
+def test_the_size_is_one_that_all_models_take(tmp_path: Path) -> None:
+    models = [candidate(tmp_path, "a", 1.0), foreign(tmp_path, "b", multiple=7)]
+    assert common_size([models[1].model, foreign(tmp_path, "c", multiple=2).model], (16, 24)) == (28, 28)
+    done = timed(models)
+    assert done.size == (21, 28)
+    assert all(column.cost is not None and column.cost.timing is not None for column in done.models)
+    sentence = "The input 16×24 that was asked for is rounded up to 21×28"
+    assert any(each.startswith(sentence) for each in done.protocol)
+    assert not any("rounded up" in each for each in timed(models[:1]).protocol)
+
+
+def test_a_model_that_does_not_run_at_the_size_goes_without_time_and_memory(tmp_path: Path) -> None:
+    memory = Memory(bytes_per_pixel=100, elements_per_pixel=1)
+    lame = foreign(tmp_path, "lame", least_size=20, parameters=5, memory=memory)
+    for models in ([candidate(tmp_path, "a", 1.0), lame], [lame, candidate(tmp_path, "a", 1.0)]):
+        done = timed(models, judged="lame")
+        cost = next(column.cost for column in done.models if column.label == "lame")
+        assert cost is not None and cost.timing is None and cost.memory_bytes is None and cost.parameters == 5
+        why = "it does not run at 16×24: this model takes pictures from 20x20 pixels up, not 24x16"
+        values = done.values()
+        assert (
+            values["lame"]["psnr"] > 0
+            and "latency_ms" not in values["lame"]
+            and values["a"]["latency_ms"] > 0
+        )
+        assert ("latency_ratio" in values["a"]) == (models[0].label == "a")
+        assert dict(done.missing())["memory_mb, latency_ms, latency_ratio of lame"] == why
+        for text in (
+            summary_text(done),
+            render(done, [], "comparison.md.j2"),
+            render(done, [], "comparison.html.j2"),
+        ):
+            assert why in text and "not computed" in text
+        asked = [Criterion(name="fast", measure="latency_ms", at_most=1e9)]
+        (line,) = judge_criteria(
+            asked, values, judged="lame", original="a", where="x", why_not=done.why_not("lame")
+        )
+        assert (line.state, line.note) == ("not measurable", why)
+
+
+def test_models_are_tried_before_the_first_picture(tmp_path: Path) -> None:
+    ran: list[tuple[int, ...]] = []
+
+    class Watched(Nearest):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ran.append(tuple(x.shape[-2:]))
+            return super().forward(x)
+
+    facts = NetworkFacts("Watched", 2, 3, 3, "SR", receptive_radius=0)
+    model = RestorationModel(Watched(), facts, device="cpu")
+    timed([Candidate("w", candidate(tmp_path, "w", 1.0).path, model)], timed=False)
+    assert ran[0] == (16, 24) and (23, 31) in ran[1:]
+
+
+def test_times_that_fail_in_the_end_lose_no_pictures(tmp_path: Path) -> None:
+    class Tired(Nearest):
+        left = 8
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            Tired.left -= 1
+            if not Tired.left:
+                raise MemoryError
+            return super().forward(x)
+
+    facts = NetworkFacts("Tired", 2, 3, 3, "SR", receptive_radius=0)
+    tired = Candidate("t", candidate(tmp_path, "t", 1.0).path, RestorationModel(Tired(), facts, device="cpu"))
+    done = timed([candidate(tmp_path, "a", 1.0), tired])
+    assert Tired.left <= 0 and len(done.first.result.images) == 1
+    why = "the models stopped while they took turns: memory ran out"
+    assert dict(done.missing())["latency_ms, latency_ratio of a, t"] == why
+
+
+def test_what_a_foreign_model_does_not_say_is_not_known(tmp_path: Path) -> None:
+    done = timed([candidate(tmp_path, "a", 1.0), foreign(tmp_path, "f")], judged="f", timed=False)
+    asked = [
+        Criterion(name=name, measure=name, at_most=1e9)
+        for name in ("parameters", "memory_mb", "macs", "file_mb")
+    ]
+    lines = judge_criteria(
+        asked, done.values(), judged="f", original="a", where="x", why_not=done.why_not("f")
+    )
+    assert [line.state for line in lines] == ["not measurable"] * 3 + ["pass"]
+    assert lines[0].note == "the model does not say it" and "exported" in lines[2].note
+    relative = [Criterion(name="p", measure="parameters", at_most=0, relative_to="original")]
+    (line,) = judge_criteria(relative, done.values(), judged="a", original="f", where="x", why_not={})
+    assert (line.state, line.note) == ("not measurable", "f has no value to compare with")
+    row = next(each for each in csv.DictReader(io.StringIO(summary_csv(done))) if each["model"] == "f")
+    assert (row["parameters"], row["memory_bytes"], row["file_bytes"]) == ("", "", "1000")
+    assert summary_text(done).count("not known") == 2
+
+
+def test_the_memory_of_an_exported_model_holds_its_weights(tmp_path: Path) -> None:
+    stated: dict[str, Any] = {
+        "parameters": 300,
+        "memory": Memory(bytes_per_pixel=100, elements_per_pixel=1),
+    }
+    models = [foreign(tmp_path, "open", **stated), foreign(tmp_path, "fixed", size=(8, 12), **stated)]
+    done = timed(models, timed=False)
+    memory = [column.cost.memory_bytes for column in done.models if column.cost is not None]
+    # A graph of one size needs what one window needs, and the whole result.
+    assert memory == [1200 + 100 * 16 * 24, 1200 + 100 * 8 * 12 + 4 * 3 * 32 * 48]
+    assert "fixed takes one size and runs in windows of 8×12." in done.protocol
 
 
 def test_largest_difference_finds_the_place() -> None:

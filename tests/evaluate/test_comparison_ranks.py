@@ -37,7 +37,8 @@ def candidates(folder: Path) -> list[Candidate]:
     found = []
     for label, factor in (("a", 0.9), ("b", 1.0)):
         path = folder / f"{label}.pth"
-        path.write_bytes(b"0" * 100)
+        if not path.exists():  # another process may be looking at it
+            path.write_bytes(b"0" * 100)
         facts = NetworkFacts("Enlarge", 2, 3, 3, "SR", receptive_radius=0)
         found.append(Candidate(label, path, RestorationModel(Enlarge(factor), facts, device="cpu")))
     return found

@@ -16,7 +16,14 @@ from onnx import TensorProto, helper
 from atelier.errors import UserError
 from atelier.images import read_image
 from atelier.restore import RestorationModel, load_model
-from atelier.restore.exported import ExportedFacts, ExportedNetwork, Session, facts_path, open_exported
+from atelier.restore.exported import (
+    ExportedFacts,
+    ExportedNetwork,
+    Session,
+    facts_path,
+    model_files,
+    open_exported,
+)
 from atelier.restore.memory import free_memory
 from exports import export_small, network
 
@@ -98,6 +105,33 @@ def test_slow_arithmetic_is_told(program: Path, tmp_path: Path, caplog: pytest.L
     load_model(half, device="cpu")
     (line,) = told()
     assert "half.pt2 computes in float16, which is many times slower" in line
+
+
+def test_the_files_of_a_model_are_those_that_its_runtime_reads(program: Path, tmp_path: Path) -> None:
+    assert model_files(program) == [program]
+    for suffix in (".param", ".xml"):
+        main = tmp_path / f"net{suffix}"
+        main.write_text("graph")
+        assert model_files(main) == [main]
+        main.with_suffix(".bin").write_bytes(b"weights")
+        facts_path(main).write_text(
+            json.dumps({"files": {"net.bin": {}, "absent.bin": {}, "../other.bin": {}}})
+        )
+        assert model_files(main) == [main, main.with_suffix(".bin")]
+        main.with_suffix(".bin").unlink()
+    # Two tensors in one file, a third in a file whose name takes two bytes of length.
+    long = "w" * 200
+    values = [
+        onnx.numpy_helper.from_array(np.full((4, 4), index, np.float32), f"t{index}") for index in range(3)
+    ]
+    for tensor, location in zip(values, ("weights.data", "weights.data", long), strict=True):
+        onnx.external_data_helper.set_external_data(tensor, location)
+    graph = helper.make_graph([], "g", [], [], values)
+    main = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph), str(main))
+    assert model_files(main) == [main, tmp_path / "weights.data", tmp_path / long]
+    (tmp_path / long).unlink()
+    assert model_files(main) == [main, tmp_path / "weights.data"]
 
 
 def test_a_foreign_file_needs_words(tmp_path: Path) -> None:

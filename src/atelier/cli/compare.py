@@ -153,6 +153,7 @@ def measure(
     from atelier.evaluate.comparison_report import summary_text, write_comparison
     from atelier.files import sha256_of
     from atelier.ranks import crew_of
+    from atelier.restore.exported import is_exported, model_files
     from atelier.restore.model import load_model
     from atelier.restore.sharing import device_of_process
 
@@ -179,7 +180,8 @@ def measure(
             )
         pairs, lonely = open_pairs(gt, lq, scale=scale, template=template)
         if crew.place.world > 1:
-            names = [pair.name for pair in pairs] + [sha256_of(path) for path in models]
+            files = [each for path in models for each in (model_files(path) if is_exported(path) else [path])]
+            names = [pair.name for pair in pairs] + [sha256_of(path) for path in files]
             digest = sha256("\n".join(names).encode()).hexdigest()[:12]
             crew.require_same(f"{len(pairs)} pictures, digest {digest}", "what is to be measured")
         measured = compare(
@@ -198,7 +200,7 @@ def measure(
         judged=measured.judged,
         original=measured.original,
         where=str(gt.resolve()),
-        why_not=why_not | measured.not_computed,
+        why_not=why_not | measured.why_not(measured.judged),
     )
     typer.echo(summary_text(measured, judgements))
     if output is not None:

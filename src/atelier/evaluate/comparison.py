@@ -12,7 +12,14 @@ from torch import nn
 
 from atelier.errors import RunStopped, UserError
 from atelier.evaluate.bootstrap import mean_interval
-from atelier.evaluate.latency import Cost, measure_cost, measure_times, timing_protocol
+from atelier.evaluate.latency import (
+    Cost,
+    common_size,
+    measure_cost,
+    measure_times,
+    timing_protocol,
+    why_it_stopped,
+)
 from atelier.evaluate.pictures import PairSource
 from atelier.evaluate.results import MetricLike, Pixels, ValidationResult, as_dtype
 from atelier.evaluate.validation import Restore, validate
@@ -24,6 +31,7 @@ from atelier.metrics.ssim import SSIMOptions
 from atelier.progress import progress
 from atelier.ranks import Crew
 from atelier.restore import RestorationModel
+from atelier.restore.exported import ExportedFacts
 
 #: Restored pictures kept in memory for the report; others are restored again when they are shown.
 _KEPT_BYTES = 256 * 2**20
@@ -78,9 +86,10 @@ class Comparison:
         scale: of all models.
         columns: the models in the order given, then nearest and bicubic (the input at scale 1).
         judged, original: labels of the model the criteria judge, and of the one it is compared with.
-        size: input (height, width) of times, multiply-adds and memory.
+        size: input (height, width) of times, multiply-adds and memory: what was asked for, rounded up to what all
+            models take.
         protocol: how the numbers came about, one sentence each.
-        not_computed: metric or measure -> why.
+        not_computed: metric or measure -> why, where no model has it; for single models see :meth:`missing`.
         failed: (picture, reason) of pictures that could not be measured with every model.
         pictures: the sources of those that could.
         restored: picture -> label -> pixels, as far as they were kept.
@@ -115,18 +124,38 @@ class Comparison:
         for column in self.columns:
             values = {key: mean.value for key, mean in column.result.metrics.items()}
             if column.cost is not None:
-                values |= {
-                    "parameters": float(column.cost.parameters),
-                    "file_mb": column.cost.file_bytes / 1e6,
-                    "memory_mb": column.cost.memory_bytes / 1e6,
-                }
-                if column.cost.macs is not None:
-                    values["macs"] = float(column.cost.macs)
-                ratio = self.time_ratio(column)
-                if column.cost.timing is not None and ratio is not None:
-                    values |= {"latency_ms": 1e3 * column.cost.timing.median, "latency_ratio": ratio}
+                cost, ratio = column.cost, self.time_ratio(column)
+                values["file_mb"] = cost.file_bytes / 1e6
+                if cost.parameters is not None:
+                    values["parameters"] = float(cost.parameters)
+                if cost.memory_bytes is not None:
+                    values["memory_mb"] = cost.memory_bytes / 1e6
+                if cost.macs is not None:
+                    values["macs"] = float(cost.macs)
+                if cost.timing is not None:
+                    values["latency_ms"] = 1e3 * cost.timing.median
+                if ratio is not None:
+                    values["latency_ratio"] = ratio
             found[column.label] = values
         return found
+
+    def why_not(self, label: str) -> dict[str, str]:
+        """Measure -> why the column ``label`` has no value for it, as far as there is more to say than that."""
+        cost = next(column.cost for column in self.columns if column.label == label)
+        return {**(cost.not_known if cost is not None else {}), **self.not_computed}
+
+    def missing(self) -> list[tuple[str, str]]:
+        """(what, why) of all that was not computed, for all models and then for single ones."""
+        lacking: dict[tuple[str, str], list[str]] = {}
+        for column in self.models:
+            measures: dict[str, list[str]] = {}
+            for measure, why in (column.cost.not_known if column.cost is not None else {}).items():
+                if measure not in self.not_computed:
+                    measures.setdefault(why, []).append(measure)
+            for why, names in measures.items():
+                lacking.setdefault((", ".join(names), why), []).append(column.label)
+        single = [(f"{names} of {', '.join(labels)}", why) for (names, why), labels in lacking.items()]
+        return [*self.not_computed.items(), *single]
 
     def time_ratio(self, column: Column) -> float | None:
         """Median time over the first model's."""
@@ -195,7 +224,8 @@ def compare(
         pictures: what to measure on.
         where: the gt folder, for the report.
         crop_border: pixels of gt cut off every side; None: the scale.
-        size: input (height, width) of times, multiply-adds and memory.
+        size: input (height, width) of times, multiply-adds and memory, rounded up to what all models take. A model
+            that does not run at this size goes without them.
         timed: measure latency.
         tile: side of tiles in lq pixels; None: automatic.
         failed: (picture, reason) of pictures already known to be unusable.
@@ -215,6 +245,11 @@ def compare(
     judged, original = _roles([each.label for each in candidates], judged, original)
     crop = scale if crop_border is None else crop_border
     methods = _methods(candidates, scale, tile)
+    asked, size = size, common_size([each.model for each in candidates], size)
+    costs = []
+    if crew is None or crew.first:
+        # First of all: whoever waits for thousands of pictures should not learn in the end what does not run.
+        costs = [measure_cost(each.model, each.path, size) for each in candidates]
     images: dict[str, dict[str, Mapping[str, float]]] = {label: {} for label in methods}
     wrong = list(failed)
     kept: dict[str, dict[str, Pixels]] = {}
@@ -287,10 +322,13 @@ def compare(
         for index, label in enumerate(methods)
     }
     columns = [_column(label, result, results[candidates[0].label]) for label, result in results.items()]
-    columns = _with_costs(columns, candidates, size, timed=timed)
+    if timed:
+        costs = _with_times(costs, candidates, size)
+    models = [replace(column, cost=cost) for column, cost in zip(columns, costs, strict=False)]
+    columns = [*models, *columns[len(costs) :]]
     if not timed:
         not_computed["latency_ms"] = not_computed["latency_ratio"] = "--no-latency was given"
-    protocol = _protocol(candidates, columns, scale, crop, size, made, timed=timed)
+    protocol = _protocol(candidates, columns, scale, crop, size, asked, made, timed=timed)
     return Comparison(
         where, scale, columns, judged, original, size, protocol, not_computed, wrong, good, methods, kept
     )
@@ -410,15 +448,29 @@ def _column(label: str, result: ValidationResult, first: ValidationResult) -> Co
     return Column(label, result.method is None, result, intervals, changes)
 
 
-def _with_costs(
-    columns: list[Column], candidates: Sequence[Candidate], size: tuple[int, int], *, timed: bool
-) -> list[Column]:
-    costs = [measure_cost(each.model, each.path, size) for each in candidates]
-    if timed:
-        times = measure_times([each.model for each in candidates], size)
-        costs = [replace(cost, timing=timing) for cost, timing in zip(costs, times, strict=True)]
-    models = [replace(column, cost=cost) for column, cost in zip(columns, costs, strict=False)]
-    return [*models, *columns[len(costs) :]]
+def _with_times(costs: Sequence[Cost], candidates: Sequence[Candidate], size: tuple[int, int]) -> list[Cost]:
+    """``costs`` with the times of those that run."""
+    able = [place for place, cost in enumerate(costs) if cost.can_be_timed]
+    result = list(costs)
+    try:
+        times = measure_times([candidates[place].model for place in able], size) if able else []
+    except (
+        Exception
+    ) as error:  # each has run before, but not after the others; what was measured must not be lost
+        why = f"the models stopped while they took turns: {why_it_stopped(error)}"
+        times = []
+        for place in able:
+            lacking = dict.fromkeys(("latency_ms", "latency_ratio"), why)
+            result[place] = replace(costs[place], not_known={**costs[place].not_known, **lacking})
+    for place, timing in zip(able, times, strict=False):
+        result[place] = replace(costs[place], timing=timing)
+    if times and result[0].timing is None:
+        why = f"it is the ratio to {candidates[0].label}, which does not run"
+        for place in able:
+            result[place] = replace(
+                result[place], not_known={**result[place].not_known, "latency_ratio": why}
+            )
+    return result
 
 
 def _protocol(
@@ -427,6 +479,7 @@ def _protocol(
     scale: int,
     crop: int,
     size: tuple[int, int],
+    asked: tuple[int, int],
     made: int,
     *,
     timed: bool,
@@ -450,6 +503,23 @@ def _protocol(
         f"Multiply-adds and memory: input {size[0]}×{size[1]}; memory is float32 weights and the tensors alive at "
         "once, at most, without what operators need inside themselves."
     )
+    exported = {
+        each.label: each.model.facts for each in candidates if isinstance(each.model.facts, ExportedFacts)
+    }
+    if exported:
+        sentences.append(
+            "Memory of exported models: float32 weights and what the file states of the tensors."
+        )
+    sentences += [
+        f"{label} takes one size and runs in windows of {facts.size[0]}×{facts.size[1]}."
+        for label, facts in exported.items()
+        if facts.size is not None
+    ]
+    if size != asked:
+        sentences.append(
+            f"The input {asked[0]}×{asked[1]} that was asked for is rounded up to {size[0]}×{size[1]}: whole multiples "
+            "of the windows of all models."
+        )
     if timed:
         sentences.append(timing_protocol(candidates[0].model.device, size))
     return sentences

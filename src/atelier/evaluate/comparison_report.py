@@ -179,13 +179,13 @@ def cost_rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
             (
                 column.label,
                 [
-                    f"{cost.parameters:,}",
+                    f"{cost.parameters:,}" if cost.parameters is not None else "not known",
                     f"{cost.macs / 1e9:.3f} G" if cost.macs is not None else "not counted",
                     f"{cost.file_bytes / 1e6:.2f} MB",
-                    f"{cost.memory_bytes / 1e6:.1f} MB",
+                    f"{cost.memory_bytes / 1e6:.1f} MB" if cost.memory_bytes is not None else "not known",
                     f"{1e3 * timing.median:.1f} ms ({1e3 * timing.lower:.1f} to {1e3 * timing.upper:.1f})"
                     if timing is not None
-                    else "not measured",
+                    else ("not measured" if cost.can_be_timed else "not computed"),
                     f"×{ratio:.2f}" if ratio is not None else "–",
                 ],
             )
@@ -288,7 +288,7 @@ def summary_text(comparison: Comparison, judgements: Sequence[Judgement] = ()) -
     costs = [["model", "parameters", "multiply-adds", "file", "memory", "latency", "ratio"]]
     costs += [[label, *texts] for label, texts in cost_rows(comparison)]
     blocks.append(_aligned(costs))
-    for key, reason in comparison.not_computed.items():
+    for key, reason in comparison.missing():
         blocks.append(f"{key}: not computed: {reason}")
     if judgements:
         table = [["criterion", "required", "has", "verdict"]]

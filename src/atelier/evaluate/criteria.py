@@ -232,6 +232,8 @@ def _judge(
         reason = why_not.get(measure, "not measured")
     elif criterion.relative_to is not None and reference is None:
         reason = "no original model is given to compare with"
+        if original is not None:
+            reason = f"{original} has no value to compare with"
     if reason is not None or value is None:
         return Judgement(criterion.name, criterion.required(None), "", "not measurable", note=reason or "")
     passed = criterion.holds(value, reference)

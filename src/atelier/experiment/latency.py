@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
-from atelier.evaluate.latency import ROUNDS, WARMUPS, Timing, measure_cost, measure_times
+from atelier.evaluate.latency import ROUNDS, WARMUPS, Timing, measure_times, tensors_alive
 from atelier.experiment.costs import SIZE
 from atelier.experiment.measure import weights_of
 from atelier.experiment.results import Results
@@ -94,10 +94,7 @@ def _measure(
         if device.type == "cuda"
         else f"{device.type}, {threads} {'thread' if threads == 1 else 'threads'}"
     )
-    memory = {
-        network: measure_cost(model, path, SIZE).memory_bytes
-        for model, (network, path) in zip(models, files.items(), strict=True)
-    }
+    memory = {network: tensors_alive(model, SIZE) for model, network in zip(models, files, strict=True)}
     return measured, memory, name
 
 

@@ -1,6 +1,7 @@
 """Exported models (``.onnx``, ``.param``, ...) as networks: what is known of them, and one call for all.
 
-A runtime is one module with ``open_session(path, device) -> Session`` and one line in :data:`RUNTIMES`. What a runner
+A runtime is one module with ``open_session(path, device) -> Session`` and ``files_of(path) -> list[Path]`` (what it
+reads, the main file first), and one line in :data:`RUNTIMES`. What a runner
 has to know (:class:`ExportedFacts`) stands in the model file itself and again in ``FILE.json`` beside it; a model that
 another program made needs the latter, written by hand.
 """
@@ -183,6 +184,12 @@ def _unscaled(x: Tensor, port: Port) -> Tensor:
 def is_exported(path: Path | str) -> bool:
     """Whether ``path`` is named like a model of another runtime."""
     return Path(path).suffix.lower() in RUNTIMES
+
+
+def model_files(path: Path) -> list[Path]:
+    """``path`` and the files beside it that its runtime reads (weights), those that exist; the JSON is none of them."""
+    found: list[Path] = importlib.import_module(RUNTIMES[path.suffix.lower()]).files_of(path)
+    return [each for each in found if each.is_file()]
 
 
 def facts_path(path: Path) -> Path:

@@ -16,6 +16,11 @@ MAGIC: Final = "7767517"
 _OUT_OF_MEMORY = -100
 
 
+def files_of(path: Path) -> list[Path]:
+    """See :func:`atelier.restore.exported.model_files`."""
+    return [path, path.with_suffix(".bin")]
+
+
 def open_session(path: Path, device: str, *, half: bool = False) -> Session:
     """See :func:`atelier.restore.exported.open_exported`.
 
@@ -27,7 +32,7 @@ def open_session(path: Path, device: str, *, half: bool = False) -> Session:
         raise UserError(f"running {path} needs ncnn: pip install 'atelier[export]'") from None
     if device not in ("auto", "cpu"):
         raise UserError(f"ncnn models run on the CPU here, not on '{device}'; use --device cpu")
-    if not (weights := path.with_suffix(".bin")).is_file():
+    if not (weights := files_of(path)[1]).is_file():
         raise UserError(f"{path} needs {weights.name} beside it, which does not exist")
     # ncnn answers a damaged graph with a crash or with nonsense, so it is looked at first.
     text = path.read_text(encoding="utf-8", errors="replace")

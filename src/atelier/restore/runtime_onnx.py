@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,25 @@ from atelier.errors import UserError
 from atelier.restore.exported import METADATA_KEY, Session
 
 _TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+
+
+# An entry of TensorProto.external_data (onnx.proto3): key "location", then the value's tag and length, a varint.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])", re.DOTALL)
+
+
+def files_of(path: Path) -> list[Path]:
+    """See :func:`atelier.restore.exported.model_files`.
+
+    Files of external data are named in the graph. Only these entries are looked for, since parsing would bring all
+    weights into memory and need a package that running does without.
+    """
+    found = [path]
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for entry in _LOCATION.finditer(data):
+            length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(entry[1]))
+            name = data[entry.end() : entry.end() + length].decode("utf-8", "replace")
+            found.append(path.parent / name.replace("\0", ""))
+    return list(dict.fromkeys(found))
 
 
 def open_session(path: Path, device: str) -> Session:

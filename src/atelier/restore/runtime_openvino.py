@@ -13,6 +13,11 @@ from atelier.errors import UserError
 from atelier.restore.exported import METADATA_KEY, Session
 
 
+def files_of(path: Path) -> list[Path]:
+    """See :func:`atelier.restore.exported.model_files`."""
+    return [path, path.with_suffix(".bin")]
+
+
 def open_session(path: Path, device: str) -> Session:
     """See :func:`atelier.restore.exported.open_exported`. Arithmetic in float32, whatever the weights' format."""
     try:
@@ -21,7 +26,7 @@ def open_session(path: Path, device: str) -> Session:
         raise UserError(f"running {path} needs openvino: pip install 'atelier[export]'") from None
     if device not in ("auto", "cpu"):
         raise UserError(f"OpenVINO models run on the CPU here, not on '{device}'; use --device cpu")
-    if not (weights := path.with_suffix(".bin")).is_file():
+    if not (weights := files_of(path)[1]).is_file():
         raise UserError(f"{path} needs {weights.name} beside it, which does not exist")
     core = openvino.Core()
     # On CPUs with bfloat16 units the plugin would choose bfloat16 by itself.

@@ -15,6 +15,11 @@ from atelier.errors import UserError
 from atelier.restore.exported import METADATA_KEY, Session
 
 
+def files_of(path: Path) -> list[Path]:
+    """See :func:`atelier.restore.exported.model_files`."""
+    return [path]
+
+
 def open_session(path: Path, device: str) -> Session:
     """See :func:`atelier.restore.exported.open_exported`."""
     from atelier.restore.model import find_device
