@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from atelier.archs import SRVGGNetCompact
 from atelier.errors import UserError
 from atelier.export import calibration
 from atelier.export.calibration import _range, activation_ranges, calibration_crops
-from atelier.export.int8 import Int8Options, _partners, export_int8, runner
+from atelier.export.int8 import Int8Options, export_int8, runner
+from atelier.export.int8_loss import partners_of
 from atelier.export.onnx_format import OnnxFormat, to_onnx
 from atelier.export.proof import read_picture
 from atelier.export.quantise import find_layers, quantised
@@ -152,17 +154,17 @@ def test_the_skip_is_an_option_of_the_format() -> None:
         assert torch.allclose(runner(graph)(x), network("grey")(x), atol=1e-5)
 
 
-def _own_answers(folder: Path) -> dict[str, list[Path]]:
+def _own_answers(folder: Path) -> dict[str, dict[str, Path]]:
     """Pairs whose truth is what the float32 network makes: whatever int8 changes is a loss."""
-    pairs: dict[str, list[Path]] = {"validation": [], "validation_lq": []}
+    pairs: dict[str, dict[str, Path]] = {"validation": {}, "validation_lq": {}}
     for path in pictures():
         lq = read_picture(path, 3)[None, :, 40:88, 40:100]
         with torch.no_grad():
             gt = network("compact")(lq).clamp(0, 1)
         for kind, values in (("validation", gt), ("validation_lq", lq)):
             (folder / kind).mkdir(exist_ok=True)
-            pairs[kind].append(folder / kind / f"{path.stem}.png")
-            write_image(pairs[kind][-1], from_tensor(values[0], "uint8"))
+            pairs[kind][path.stem] = folder / kind / f"{path.stem}.png"
+            write_image(pairs[kind][path.stem], from_tensor(values[0], "uint8"))
     return pairs
 
 
@@ -180,6 +182,9 @@ def test_a_file_with_its_report(tmp_path: Path) -> None:
     told = json.loads(facts_path(output).read_text())
     assert told["precision"] == "int8"
     assert told["quantisation"]["int8"]["psnr"] == report.int8.psnr
+    assert len(told["quantisation"]["sensitivity"]) == report.layers == 4
+    assert all(error > 0 for error in report.sensitivity.values())
+    assert "worst layers, each alone in int8" in "\n".join(report.lines())
     assert "CALIBRATION" in "\n".join(report.lines())
     assert report.int8.to_float is not None
     assert report.int8.to_float > 30
@@ -230,12 +235,13 @@ def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
 
 
 def test_inputs_may_carry_the_scale_in_their_names() -> None:
-    true = [Path("gt/baby.png"), Path("gt/bird.png")]
-    given = [Path("lq/bird.png"), Path("lq/babyx2.png"), Path("lq/other.png")]
-    options = Int8Options(pictures(), true, given)
-    assert _partners(options, 2) == [given[1], given[0]]
-    with pytest.raises(UserError, match=r"no picture for baby.png: .* \(babyx3.png\)"):
-        _partners(options, 3)
+    def below(root: str, *names: str) -> dict[str, Path]:
+        return {name: Path(root, f"{name}.png") for name in names}
+
+    true, given = below("gt", "A/1", "B/1"), below("lq", "B/1", "A/1x2", "A/2")
+    assert partners_of(true, given, 2) == [Path("lq/A/1x2.png"), Path("lq/B/1.png")]
+    with pytest.raises(UserError, match=r"no picture for A/1: .* \(A/1x3.png\)"):
+        partners_of(true, given, 3)
 
 
 def test_a_limit_that_cannot_be_kept_writes_nothing(
@@ -250,6 +256,37 @@ def test_a_limit_that_cannot_be_kept_writes_nothing(
 def test_networks_of_scale_one_need_pairs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give --validation and --validation-lq"):
         export_int8(save_network("dncnn", tmp_path), tmp_path / "a.onnx", Int8Options(pictures()), pictures())
+
+
+def test_each_picture_gives_its_share_of_the_crops(tmp_path: Path) -> None:
+    """Of many pictures those at even distances, the last ones too; of few all, about equally often."""
+    paths = [tmp_path / f"{level:03d}.png" for level in range(100)]
+    for level, path in enumerate(paths):
+        write_image(path, np.full((20, 20, 3), level, np.uint8))
+    for count in (3, 20, 25, 32, 40, 63, 100):
+        levels = [round(255 * float(each.mean())) for each in calibration_crops(paths[:count], 3)]
+        shares = [levels.count(level) for level in range(count)]
+        assert len(levels) == 32 and max(shares) - min(shares) <= 1
+        used = [level for level, share in enumerate(shares) if share]
+        assert np.diff(used).max(initial=1) <= max(1, -(-count // 32)) and used[-1] == count - 1
+
+
+def test_pictures_that_are_too_small_are_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "tiny.png", np.zeros((8, 8, 3), np.uint8))
+    said: list[str] = []
+    crops = calibration_crops([*pictures(), tmp_path / "tiny.png"], 3, (40, 64), say=said.append)
+    assert 16 <= len(crops) < 32
+    assert said == ["--calibration: smaller than 64x40 and left out: tiny.png (1 in all)"]
+
+
+def test_ends_of_a_network_that_has_nothing_else(tmp_path: Path) -> None:
+    net = SRVGGNetCompact(num_feat=4, num_conv=0, upscale=2)
+    torch.save(net.state_dict(), tmp_path / "two.pth")
+    with pytest.raises(UserError, match="--keep-ends: the network has only 2 layers"):
+        export_int8(
+            tmp_path / "two.pth", tmp_path / "a.onnx", Int8Options(pictures(), keep_ends=True), pictures()
+        )
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_crops_are_spread_and_of_one_size() -> None:

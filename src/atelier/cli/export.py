@@ -105,8 +105,10 @@ def export(
         ("--validation", validation, "--int8", int8),
         ("--validation-lq", validation_lq, "--validation", validation),
         ("--targets", targets, "--target", target),
+        ("--opset", opset, "a single file; --target chooses its own", not target),
+        ("--format", kind, "a single file; --target prepares a folder", not target),
     ):
-        if value not in (None, False) and not there:
+        if value is not None and value is not False and not there:
             raise UserError(f"{flag} belongs to {owner}")
     if (int8 or target) and calibration is None:
         raise UserError(
@@ -154,8 +156,8 @@ def export(
                 raise UserError(f"-o {output}: --int8 writes ONNX; a file is called *.onnx")
             settings = Int8Options(
                 given,
-                _listed(validation, "--validation") if validation else (),
-                _listed(validation_lq, "--validation-lq") if validation_lq else (),
+                _named(validation, "--validation") if validation else {},
+                _named(validation_lq, "--validation-lq") if validation_lq else {},
                 calibrate or "percentile",
                 8 if activations is None else activations,
                 keep_ends,
@@ -218,3 +220,14 @@ def _listed(folder: Path, flag: str) -> list[Path]:
     if not found:
         raise UserError(f"{flag} {folder}: no pictures there")
     return found
+
+
+def _named(folder: Path, flag: str) -> dict[str, Path]:
+    """Pictures by their path below ``folder``, without suffix."""
+    named: dict[str, Path] = {}
+    for path in _listed(folder, flag):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise UserError(f"{flag}: {named[name]} and {path.name} have the same name; remove one")
+        named[name] = path
+    return named

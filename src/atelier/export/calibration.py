@@ -8,7 +8,7 @@ Nagel et al., "A White Paper on Neural Network Quantization", arXiv 2106.08295, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,27 +43,36 @@ Range = tuple[float, float]
 
 
 def calibration_crops(
-    paths: Sequence[Path], channels: int, size: tuple[int, int] | None = None
+    paths: Sequence[Path],
+    channels: int,
+    size: tuple[int, int] | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Tensor]:
     """Inputs [1, C, h, w] in [0, 1] for the network, cut from pictures as they are.
+
+    Of more pictures than crops those at even distances are taken; of fewer each gives its share.
 
     Args:
         paths: pictures of the kind that the network will be given.
         channels: of the network.
         size: height and width that all crops must have, or None: up to :data:`CROP`.
+        say: is told which pictures are too small.
 
     Raises:
         UserError: no picture is large enough, or one cannot be read.
     """
-    each = -(-CROPS // len(paths))
     wanted = (CROP, CROP) if size is None else size
-    # More pictures than crops: every n-th one.
-    chosen = paths[:: max(1, len(paths) // CROPS)][:CROPS]
     crops: list[Tensor] = []
-    for path in chosen:
+    small: list[str] = []
+    for number, path in enumerate(paths):
+        each = (number + 1) * CROPS // len(paths) - number * CROPS // len(paths)
+        if not each:
+            continue
         picture = read_picture(path, channels)
         height, width = (min(a, b) for a, b in zip(wanted, picture.shape[1:], strict=True))
         if size is not None and (height, width) != size:
+            small.append(path.name)
             continue
         for place in range(each):
             share = (place + 0.5) / each
@@ -75,7 +84,12 @@ def calibration_crops(
         raise UserError(
             f"--calibration: none of the {len(paths)} pictures has the {wanted[1]}x{wanted[0]} pixels that are needed"
         )
-    return crops[:CROPS]
+    if small:
+        named = ", ".join(small[:3]) + (" ..." if small[3:] else "")
+        say(
+            f"--calibration: smaller than {wanted[1]}x{wanted[0]} and left out: {named} ({len(small)} in all)"
+        )
+    return crops
 
 
 def activation_ranges(

@@ -22,7 +22,8 @@ from atelier.archs.info import count_macs, count_parameters, parse_size
 from atelier.errors import RunStopped, UserError
 from atelier.export.calibration import METHODS, activation_ranges, calibration_crops
 from atelier.export.exporting import metadata_of, open_source
-from atelier.export.int8 import WARN_BELOW, runner
+from atelier.export.int8 import runner
+from atelier.export.int8_loss import WARN_BELOW
 from atelier.export.onnx_format import OnnxFormat, save_onnx
 from atelier.export.proof import TOLERANCES, cut, read_pictures
 from atelier.export.quantise import SIXTEEN_BIT_OPSET, find_layers, quantised
@@ -121,7 +122,7 @@ def prepare_target(
             f"{name} does not run the operators {', '.join(lacking)} that {facts.architecture} uses{hint} "
             f"(its list: {target.operators_from or targets})"
         )
-    crops = calibration_crops(calibration, facts.in_channels, (height, width))
+    crops = calibration_crops(calibration, facts.in_channels, (height, width), say=say)
     tests = [cut(picture, (height, width))[None] for _, picture in read_pictures(pictures, facts.in_channels)]
     say(
         f"{facts.architecture} at {height}x{width}: every operator is on {name}'s list; "
