@@ -17,8 +17,14 @@ from atelier.images import write_image
         (["--max-drop", "0"], "--max-drop belongs to --int8"),
         (["--activations", "16"], "--activations belongs to --int8 or --target"),
         (["--validation-lq", "{lq}"], "--validation-lq belongs to --validation"),
-        (["--target", "qcs8550", "--calibration", "{lq}", "--opset", "22"], "--opset belongs to a single file"),
-        (["--target", "qcs8550", "--calibration", "{lq}", "--format", "ncnn"], "--format belongs to a single"),
+        (
+            ["--target", "qcs8550", "--calibration", "{lq}", "--opset", "22"],
+            "--opset belongs to a single file",
+        ),
+        (
+            ["--target", "qcs8550", "--calibration", "{lq}", "--format", "ncnn"],
+            "--format belongs to a single",
+        ),
         (["--int8"], "--int8 needs --calibration DIR"),
         (["--int8", "--calibration", "{lq}", "--size", "32x32"], "--size does not go with --int8"),
     ],
