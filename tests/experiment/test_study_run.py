@@ -20,11 +20,12 @@ import yaml
 
 from atelier.errors import UserError
 from atelier.experiment import run
-from atelier.experiment.manifest import Manifest, RunLock
+from atelier.experiment.manifest import Manifest
 from atelier.experiment.options import load_study
 from atelier.experiment.plan import make_plan
 from atelier.experiment.runner import Runner
 from atelier.experiment.study import StudyResult
+from atelier.locks import RunLock
 from studies import study_of, write_base
 
 ARMS: dict[str, Any] = {"none": {}, "same": None, "low": {"train.optim_g.lr": 1e-6}}
@@ -146,6 +147,12 @@ def test_the_report_begins_with_the_verdicts(finished: Path) -> None:
     assert text.index("## Verdicts") < text.index("## Test sets")
     assert "about these images, not about another training" in text
     assert "Incomplete" not in text
+
+
+@pytest.mark.parametrize("flag", ["only", "restart"])
+def test_a_report_alone_trains_no_arm(study: Path, flag: str) -> None:
+    with pytest.raises(UserError, match=f"--{flag} low: --report-only trains nothing"):
+        said(study, arms=ARMS, report_only=True, **{flag: ["low"]})
 
 
 def test_a_report_alone_is_the_same_report(study: Path) -> None:

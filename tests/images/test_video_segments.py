@@ -227,7 +227,9 @@ def test_another_rate_does_not_go_on(tmp_path: Path) -> None:
         if writer.write(frame.pixels, frame):
             writer.end_segment()
     writer.abandon()
-    with pytest.raises(UserError, match=r"other options: rate \(25 before, 50 now\), time_base \(1/25 before"):
+    with pytest.raises(
+        UserError, match=r"other options: rate \(25 before, 50 now\), time_base \(1/25 before"
+    ):
         open_both(50)
     film, writer = open_both(25)
     transform_film(film, writer, same, 0, quiet=True)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from atelier.errors import UserError
 from atelier.experiment.budget import last_words
-from atelier.experiment.manifest import DONE, FAILED, PENDING, RUNNING, Manifest, RunLock, owner_of
+from atelier.experiment.manifest import DONE, FAILED, PENDING, RUNNING, Manifest
 from atelier.experiment.measure import measure_run, read_result
 from atelier.experiment.plan import Plan, Run
 from atelier.experiment.worker import launch
+from atelier.locks import RunLock, owner_of
 from atelier.options.write import save_run_options
 from atelier.train.checkpoint import CheckpointStore
 from atelier.train.folder import RunFolder

@@ -13,12 +13,13 @@ from typing import Any
 from atelier.errors import UserError, did_you_mean
 from atelier.experiment.arms import changes_between
 from atelier.experiment.dry_run import describe_plan
-from atelier.experiment.manifest import DONE, FAILED, PENDING, Manifest, RunLock, owner_of
+from atelier.experiment.manifest import DONE, FAILED, PENDING, Manifest
 from atelier.experiment.measure import measured_by, read_result
 from atelier.experiment.options import StudyOptions, load_study
 from atelier.experiment.overlap import check_overlap
 from atelier.experiment.plan import Plan, Run, make_plan
 from atelier.files import atomic_write, sha256_of
+from atelier.locks import RunLock, owner_of
 from atelier.options.read import load_run_options
 from atelier.options.write import diff_options
 from atelier.train.folder import RunFolder
@@ -76,6 +77,9 @@ def run(
         UserError: anything the user can mend, in one message.
     """
     study = load_study(source)
+    for option, given in (("--only", only), ("--restart", restart)):
+        if report_only and given:
+            raise UserError(f"{option} {given[0]}: --report-only trains nothing; leave one of them out")
     for arm in (*only, *restart):
         if arm not in study.arms:
             raise UserError(f"no arm '{arm}'{did_you_mean(arm, study.arms)} arms: {', '.join(study.arms)}")

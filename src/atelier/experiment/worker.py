@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from atelier.experiment.manifest import note_owner
+from atelier.locks import note_owner
 
 #: What a training process needs anyway; the last is loaded by the first optimiser step.
 _PRELOADED = ["atelier.train.run", "atelier.cli.main", "torch._dynamo"]

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from atelier.errors import UserError
 from atelier.files import atomic_write
+from atelier.locks import LocksUnsupported, RunLock, owner_of
 
-_PLAN, _VERSION = "plan.json", 1
+_PLAN, _LOCK, _VERSION = "plan.json", ".lock", 1
+
+_OURS = re.compile(r"\.?\d{6,}(\.\w+)?\.(json|state|nut|mov)|\.plan\.\w+\.json")
+"""What a run leaves in its folder beside the plan: its segments, and files that were being written."""
 
 
 class Ledger:
     """Finished segments in order, each with the caller's state after it.
 
-    A segment counts once its ``NNNNNN.json`` is there, which is written last. Everything else in the folder is
-    debris of a stop and is removed.
+    A segment counts once its ``NNNNNN.json`` is there, which is written last. Other files with such names are debris
+    of a stop and are removed; what else somebody put into the folder is left alone. The folder is locked from here to
+    :meth:`remove` or :meth:`release`, where the file system can do that.
 
     Args:
-        folder: of this run alone; made when the first segment begins.
+        folder: of this run alone.
         source: fingerprint of the source; None (pipes): nothing is taken over.
         options: everything that decides what the result will be, as plain values.
         overwrite: begin anew.
 
     Raises:
-        UserError: the folder belongs to another source or other options; they are named.
+        UserError: the folder belongs to another source or other options, which are named, or to a run at work.
     """
 
     def __init__(
@@ -36,17 +42,30 @@ class Ledger:
         self.folder = folder
         self._plan = {"version": _VERSION, "source": source, "options": json.loads(json.dumps(options))}
         self.segments: list[dict[str, Any]] = []
+        self._lock, self._held = _lock(folder), True
+        try:
+            self._open(source, overwrite)
+        except BaseException:
+            self.release()
+            raise
+
+    def _open(self, source: str | None, overwrite: bool) -> None:
+        if not is_unfinished(self.folder):
+            if any(_OURS.fullmatch(path.name) and not path.name.startswith(".") for path in self._files()):
+                raise UserError(
+                    f"{self.folder} holds no work of this program; move it, or choose another output"
+                )
+            return
+        if not overwrite:
+            self._compare(json.loads((self.folder / _PLAN).read_text()))
         if overwrite or source is None:
-            self.remove()
-        if (folder / _PLAN).is_file():
-            self._compare(json.loads((folder / _PLAN).read_text()))
-            while self._path(len(self.segments), "json").is_file():
-                self.segments.append(json.loads(self._path(len(self.segments), "json").read_text()))
-            for path in folder.iterdir():
-                if not self._counts(path):
-                    path.unlink()
-        elif _foreign(folder):
-            raise UserError(f"{folder} holds no work of this program; move it, or choose another output")
+            self._clear()
+            return
+        while self._path(len(self.segments), "json").is_file():
+            self.segments.append(json.loads(self._path(len(self.segments), "json").read_text()))
+        for path in self._files():
+            if not self._counts(path) and _OURS.fullmatch(path.name):
+                path.unlink()
 
     @property
     def frames(self) -> int:
@@ -60,9 +79,14 @@ class Ledger:
             return None
         return self._path(len(self.segments) - 1, "state").read_bytes()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run of which this is the folder has begun."""
+        return is_unfinished(self.folder)
+
     def begin(self) -> None:
         """Write down whose work this is, before anything else is."""
-        if not (self.folder / _PLAN).is_file():
+        if not self.goes_on:
             atomic_write(self.folder / _PLAN, json.dumps(self._plan, indent=1, sort_keys=True))
 
     def media(self, number: int, suffix: str) -> Path:
@@ -79,18 +103,39 @@ class Ledger:
         self.segments.append(json.loads(json.dumps(entry)))
 
     def remove(self) -> None:
-        """The work is done, or is not wanted."""
-        if self.folder.is_dir():
-            if not (self.folder / _PLAN).is_file() and _foreign(self.folder):
-                raise UserError(
-                    f"{self.folder} holds no work of this program; move it, or choose another output"
-                )
-            shutil.rmtree(self.folder)
+        """The work is done."""
+        self._clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let others work here: this run does not, for now. A folder in which nothing was done goes away."""
+        if not self._held:
+            return
+        self._held = False
+        if self._lock is not None:
+            self._lock.release(remove=True)
+        with suppress(OSError):
+            if self._lock is None:
+                (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        # What makes segments count goes first: a stop in between must not leave one without its pictures.
+        for path in sorted(self._files(), key=lambda path: path.suffix != ".json"):
+            if _OURS.fullmatch(path.name):
+                path.unlink()
+        # Last: without it the rest would be nobody's.
+        (self.folder / _PLAN).unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.is_file()] if self.folder.is_dir() else []
 
     def _compare(self, found: Mapping[str, Any]) -> None:
         remedy = f"--overwrite begins anew (and removes {self.folder})"
         if found.get("version") != _VERSION:
             raise UserError(f"{self.folder} was made by another version of this program; {remedy}")
+        if None in (found["source"], self._plan["source"]) and found["source"] != self._plan["source"]:
+            raise UserError(f"the work in {self.folder} is of another source; {remedy}")
         if found["source"] != self._plan["source"]:
             raise UserError(f"the source has changed since the work in {self.folder} began; {remedy}")
         before, now = found["options"], self._plan["options"]
@@ -114,6 +159,19 @@ def _changed(key: str, before: Any, now: Any) -> str:
     return f"{key} ({before} before, {now} now)"
 
 
-def _foreign(folder: Path) -> bool:
-    """Whether a folder without a plan holds more than the beginning of one (files being written are hidden)."""
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+def is_unfinished(folder: Path) -> bool:
+    """Whether the folder of a run holds work that was not finished."""
+    return (folder / _PLAN).is_file()
+
+
+def _lock(folder: Path) -> RunLock | None:
+    """The sole right to a run's folder; None where the file system has no locks."""
+    try:
+        lock = RunLock.take(folder / _LOCK)
+    except LocksUnsupported:
+        return None
+    if lock is None:
+        raise UserError(
+            f"{folder} is being worked on by {owner_of(folder / _LOCK)}; wait for it, or choose another output"
+        )
+    return lock

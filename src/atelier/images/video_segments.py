@@ -166,7 +166,7 @@ class VideoWriter:
         self._open = None
 
     def abandon(self) -> None:
-        """Take the unfinished segment away; finished ones stay."""
+        """Take the unfinished segment away and let others work here; finished segments stay."""
         if self._open is not None:
             open_, self._open = self._open, None
             try:
@@ -174,6 +174,7 @@ class VideoWriter:
                     raise _Abandoned
             except _Abandoned:
                 pass
+        self._ledger.release()
 
     def finish(self) -> None:
         """Join the segments with the source's other streams, and remove the parts.
