@@ -165,6 +165,24 @@ def test_what_is_done_is_skipped(tmp_path: Path) -> None:
     assert run(source, output, model, overwrite=True).done == 3
 
 
+def test_a_folder_is_no_result(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a.png")
+    (tmp_path / "out" / "a_out.png").mkdir(parents=True)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert (report.done, report.skipped) == (0, 0)
+    ((source, reason),) = report.failed
+    assert source == tmp_path / "in" / "a.png" and "a_out.png" in reason
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_folder_may_be_called_like_a_picture(tmp_path: Path, made: bool) -> None:
+    put(tmp_path / "a.png")
+    if made:
+        (tmp_path / "new.png").mkdir()
+    output = f"{tmp_path}/new.png" + ("" if made else "/")
+    assert [job.target for job in plan_jobs(tmp_path / "a.png", output)] == [tmp_path / "new.png/a_out.png"]
+
+
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     for index in range(5):

@@ -166,6 +166,30 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(home: Path) -> None:
     assert len((home / "out" / MANIFEST).read_text().splitlines()) == COUNT
 
 
+def test_the_result_may_be_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest is beside it; a folder of the result's name would count as the result."""
+    from contextlib import nullcontext
+
+    jobs_of(home, 1)
+    output = home / "named" / "one.png"
+    jobs = plan_jobs(home / "in" / "00.png", output)
+    recipe = Recipe(home / "net.pth", device="cpu")
+    monkeypatch.setattr(ray_pipeline, "_ray", lambda: None)
+    monkeypatch.setattr(ray_pipeline, "_session", lambda ray, workers: nullcontext())
+    monkeypatch.setattr(ray_pipeline, "_pipeline", lambda ray, recipe, jobs, workers, since: jobs)
+
+    def rows(ray: None, jobs: list[Job]) -> Any:
+        made = Worker(recipe, 0.0)(batch(jobs))
+        return zip(made["index"], made["state"], made["reason"], strict=True)
+
+    monkeypatch.setattr(ray_pipeline, "_rows", rows)
+    report = restore_with_ray(recipe, jobs, output, quiet=True)
+    assert (report.done, report.skipped, report.failed) == (1, 0, [])
+    assert read_image(output).pixels.shape == (40, 48, 3)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["one.png", MANIFEST]
+    assert restore_with_ray(recipe, jobs, output, quiet=True).skipped == 1
+
+
 def test_rows_that_ray_loses_or_brings_twice_are_noticed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from atelier.cli.restore import find_weights, restore
 from atelier.errors import UserError
 from atelier.images import read_image, write_image
-from atelier.restore import model
+from atelier.restore import model, sharing
 from atelier.restore.model import RestorationModel
 
 app = typer.Typer()
@@ -143,6 +143,11 @@ def test_gpu_id_zero_is_not_unset(folder: Path) -> None:
             ["-m", "net.pth", "-o", "new.xyz"],
             r"-o new\.xyz: cannot write '\.xyz' here; allowed are \.mp4.*%06d",
         ),
+        (
+            ["-m", "net.pth", "-i", "in/a.png", "-o", "x.png", "--ext", "jpg"],
+            r"--ext: for .*-o x\.png is the",
+        ),
+        (["-m", "net.pth", "-i", "in/a.png", "-o", "x.png", "--suffix", ""], "--suffix: for results in a"),
         (["-m", "net.pth", "-o", "new.png"], "cannot write '.png' here"),
         (["-m", "net.pth", "-i", "in/a.png", "-o", "a.xyz"], r"allowed are \.png, .*\.bmp, or a folder"),
         (["-m", "net.pth", "--alpha-upsampler", "magic"], "magic"),
@@ -164,6 +169,27 @@ def test_folders_with_a_dot(folder: Path, name: str) -> None:
     (folder / "there.xyz").mkdir()
     run("-i", "in", "-m", "net.pth", "-o", name)
     assert sorted(path.name for path in (folder / name).iterdir()) == ["a_out.png", "b_out.png"]
+
+
+def test_processes_compare_the_weights_and_what_is_read_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two exports of one network have the same graph; what differs is the file beside it."""
+    (folder / "net.param").write_text("7767517")
+    (folder / "net.bin").write_bytes(b"weights")
+    compared = []
+    real = sharing.restore_shared
+
+    def noting(*given: Any, model: str, **options: Any) -> Any:
+        compared.append(model)
+        return real(*given, model=model, **options)
+
+    monkeypatch.setattr(sharing, "restore_shared", noting)
+    for words in (["net.param"], ["net.param"], ["net.param", "--param-key", "params"]):
+        run("-i", "in", "-m", *words)
+    (folder / "net.bin").write_bytes(b"others!")
+    run("-i", "in", "-m", "net.param")
+    assert compared[0] == compared[1] and len(set(compared)) == 3
 
 
 def test_a_name_is_looked_for_in_order(folder: Path) -> None:

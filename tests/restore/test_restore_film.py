@@ -14,10 +14,10 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from atelier.cli.restore import restore
+from atelier.cli.restore import parse_rate, restore
 from atelier.errors import UserError
 from atelier.images.video import open_video
-from atelier.restore import model
+from atelier.restore import model, video
 from atelier.restore.model import RestorationModel
 from atelier.restore.video import FilmJob, plan_film, restore_film
 from films import flat_film, moments, packets_of
@@ -117,6 +117,15 @@ def test_a_folder_of_frames_with_a_gap_is_restored_and_told(folder: Path) -> Non
     assert result.output.count("warning: frames/000003.png is missing between numbered pictures") == 1
 
 
+def test_a_film_of_frames_with_a_gap_is_told_of(folder: Path) -> None:
+    run("-i", "film.mp4", "-m", "net.pth", "-o", "frames/%06d.png")
+    assert "warning" not in run("-i", "frames", "-m", "net.pth", "-o", "whole.mp4").output
+    (folder / "frames" / "000003.png").unlink()
+    result = run("-i", "frames", "-m", "net.pth", "-o", "film.mkv")
+    assert result.exit_code == 0 and "11 frames in" in result.output
+    assert result.output.count("warning: frames/000003.png is missing between numbered pictures") == 1
+
+
 def test_pictures_that_are_done_are_not_repeated(folder: Path) -> None:
     """As films: done where nothing of the source is newer, none is missing, and no run is unfinished."""
     words = ("-m", "net.pth", "-i")
@@ -149,6 +158,53 @@ def test_pictures_that_are_done_are_not_repeated(folder: Path) -> None:
     assert not FilmJob("more", "more/film.avi").is_done() and not FilmJob("-", "more/film.mkv").is_done()
 
 
+def test_a_folder_may_be_called_like_a_film(folder: Path) -> None:
+    (folder / "there.mp4").mkdir()
+    for name in ("there.mp4", "new.mp4/"):
+        assert "12 frames in" in run("-i", "film.mp4", "-m", "net.pth", "-o", name).output
+        assert [path.name for path in (folder / name).iterdir()] == ["film_out.mp4"]
+        assert (folder / name / "film_out.mp4").is_file()
+    (folder / "results" / "film_out.mp4").mkdir(parents=True)
+    assert not FilmJob("film.mp4", "results/film_out.mp4").is_done()
+    with pytest.raises(UserError, match=r"results/film_out\.mp4: it is a folder"):
+        run("-i", "film.mp4", "-m", "net.pth")
+    (folder / "in").mkdir()
+    (folder / "film.mp4").rename(folder / "in" / "film.mp4")
+    with pytest.raises(UserError, match=r"results/film_out\.mp4: it is a folder"):
+        run("-i", "in", "-m", "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("25", Fraction(25)),
+        ("12.5", Fraction(25, 2)),
+        ("24000/1001", Fraction(24000, 1001)),
+        ("23.98", Fraction(24000, 1001)),
+        ("23.976", Fraction(24000, 1001)),
+        ("29.97", Fraction(30000, 1001)),
+        ("29.97002997", Fraction(30000, 1001)),
+        ("29.97002997002997", Fraction(30000, 1001)),
+        ("29.971", Fraction(29971, 1000)),
+        ("2997/100", Fraction(2997, 100)),
+        ("33.333333333333336", Fraction(100, 3)),
+        ("0.333333333333", Fraction(1, 3)),
+        ("0.5", Fraction(1, 2)),
+        ("25.0001", Fraction(250001, 10000)),
+    ],
+)
+def test_rates(text: str, rate: Fraction) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0000000001", "1/4294967296", "4294967297/4294967296", "0", "-1", "1001", "x"]
+)
+def test_rates_that_no_film_has(text: str) -> None:
+    with pytest.raises(UserError, match=f"--rate {text}: "):
+        parse_rate(text)
+
+
 def test_a_stopped_film_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("-i", "film.mp4", "-m", "net.pth", "--segment", "3")
     run(*words, "-o", "whole.mp4")
@@ -170,7 +226,45 @@ def test_a_stopped_film_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (folder / "b.mp4").read_bytes() == (folder / "whole.mp4").read_bytes()
 
 
+def test_a_stopped_film_does_not_go_on_with_other_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another entry of one file, and an export whose graph is the same, are other weights."""
+    (folder / "net.param").write_text("7767517")
+    (folder / "net.bin").write_bytes(b"weights")
+    words = ("-i", "film.mp4", "-o", "b.mp4", "--segment", "3", "-m", "net.param")
+    real = video.transform_film
+
+    def stopping(source: Any, target: Any, process: Any, *given: Any, **options: Any) -> Any:
+        def work(frame: Any, state: Any) -> Any:
+            if frame.index == 4:
+                raise UserError("stopped here")
+            return process(frame, state)
+
+        return real(source, target, work, *given, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped here"):
+        patch.setattr(video, "transform_film", stopping)
+        run(*words)
+    with pytest.raises(UserError, match=r"other options: param_key \(None before, params now\)"):
+        run(*words, "--param-key", "params")
+    with pytest.raises(UserError, match="other options: plugin;"):
+        run(*words, "--plugin", "colorsys")
+    (folder / "net.bin").write_bytes(b"others!")
+    with pytest.raises(UserError, match="other options: model;"):
+        run(*words)
+    (folder / "net.bin").write_bytes(b"weights")
+    assert "12 frames (3 taken over)" in run(*words).output
+
+
 def test_what_is_refused(folder: Path) -> None:
+    for unused in (["--ext", "jpg"], ["--suffix", "big"]):
+        with pytest.raises(UserError, match=rf"{unused[0]}: for results in a folder; -o b\.mp4 is the whole"):
+            run("-i", "film.mp4", "-m", "net.pth", "-o", "b.mp4", *unused)
+        with pytest.raises(UserError, match=f"{unused[0]}: numbered pictures keep their names"):
+            run("-i", "frames/%d.png", "-m", "net.pth", "-o", "b", *unused)
+    with pytest.raises(UserError, match="--ext jpg: for pictures only"):
+        run("-i", "film.mp4", "-m", "net.pth", "--ext", "jpg")
     (folder / "four.pth").write_bytes(b"weights")
     with pytest.raises(UserError, match="takes 4 channels"):
         run("-i", "film.mp4", "-m", "four.pth", "-o", "b.mp4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,6 @@ from atelier.errors import UserError
 if TYPE_CHECKING:
     from atelier.images.video_encode import Encoding
     from atelier.restore.folder import FolderReport
-    from atelier.restore.recipe import Recipe
     from atelier.restore.video import FilmJob
 
 # typer reads these annotations at run time; Optional[...] is the form all its versions understand.
@@ -27,6 +27,9 @@ LAUNCHER = Annotated[
     str,
     typer.Option("--launcher", help="none, pytorch under torchrun, or slurm under srun: work is shared out."),
 ]
+
+#: What FFmpeg's AVRational holds.
+_LARGEST_TERM = 2**31 - 1
 
 #: The published pair of which -dn chooses a mixture: one denoises, the other keeps noise.
 _DENOISING, _DENOISING_TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
@@ -96,8 +99,12 @@ def restore(
         int,
         typer.Option("--pre-pad", min=0, help="Mirrored pixels on the right and below, cut off afterwards."),
     ] = 0,
-    suffix: Annotated[str, typer.Option("--suffix", help="NAME_SUFFIX.ext; empty for none.")] = "out",
-    ext: Annotated[str, typer.Option("--ext", help="auto (as the input), png, jpg, webp or tif.")] = "auto",
+    suffix: Annotated[
+        _Text, typer.Option("--suffix", help="NAME_SUFFIX.ext; default out, empty for none.")
+    ] = None,
+    ext: Annotated[
+        _Text, typer.Option("--ext", help="Pictures: auto (as the input, default), png, jpg, webp or tif.")
+    ] = None,
     alpha_upsampler: Annotated[
         str, typer.Option("--alpha-upsampler", help="network (also called realesrgan) or bicubic.")
     ] = "network",
@@ -180,18 +187,27 @@ def restore(
 
         import_modules(plugin)
 
+    from atelier.images.video_frames import is_pattern
     from atelier.ranks import crew_of
-    from atelier.restore.folder import first_gap, plan_jobs
+    from atelier.restore.folder import first_gap, names_picture, plan_jobs
     from atelier.restore.recipe import Recipe
-    from atelier.restore.video import plan_film, plan_films, require_folder_name
+    from atelier.restore.video import names_film, plan_film, plan_films, require_folder_name
 
-    film, folder = plan_film(str(input), output, suffix=suffix), Path(output)
-    if film is None:
+    tail = "out" if suffix is None else suffix
+    film, folder = plan_film(str(input), output, suffix=tail), Path(output)
+    one_picture = film is None and input.is_file() and names_picture(output)
+    if film is None and not one_picture:
         from atelier.images import IMAGE_SUFFIXES
 
-        if not (input.is_file() and folder.suffix.lower() in IMAGE_SUFFIXES):
-            require_folder_name(output, *([IMAGE_SUFFIXES] if input.is_file() else []))
-    folder_films = plan_films(input, folder, suffix=suffix) if film is None and input.is_dir() else []
+        require_folder_name(output, *([IMAGE_SUFFIXES] if input.is_file() else []))
+    naming = [name for name, value in {"--suffix": suffix, "--ext": ext}.items() if value is not None]
+    if naming and (one_picture or names_film(output)):
+        raise UserError(f"{', '.join(naming)}: for results in a folder; -o {output} is the whole name")
+    if naming and film is not None and is_pattern(str(input)):
+        raise UserError(
+            f"{', '.join(naming)}: numbered pictures keep their names; -o frames/%06d.png gives others"
+        )
+    folder_films = plan_films(input, folder, suffix=tail) if film is None and input.is_dir() else []
     films = folder_films if film is None else [film]
     film_options = {
         "--codec": codec,
@@ -208,7 +224,11 @@ def restore(
     if film is not None and film.is_done() and not overwrite:
         typer.echo(f"{film.target} is done already, whatever options made it; --overwrite makes it anew")
         return
-    jobs = plan_jobs(input, folder, suffix=suffix, ext=ext, required=not films) if film is None else []
+    jobs = (
+        plan_jobs(input, output, suffix=tail, ext=ext or "auto", required=not films) if film is None else []
+    )
+    if ext is not None and not jobs:
+        raise UserError(f"--ext {ext}: for pictures only; a film's result has the kind of its source")
     gap = first_gap(job.source for job in jobs)
     # A codec that is missing is told before a model is loaded.
     for target in {Path(each.target).suffix.lower(): each.target for each in films}.values():
@@ -246,6 +266,7 @@ def restore(
 
             recipe = replace(recipe, device=device_of_process(recipe.device, crew.place.local))
         restorer = recipe.load()
+        identity = recipe.identity()
         # A film on standard output must not be mixed with words.
         aside = film is not None and film.target == "-"
         if crew.first:
@@ -264,7 +285,6 @@ def restore(
         times = outscale if outscale is not None else restorer.scale
 
         def restore_one(each: FilmJob) -> None:
-            from atelier.files import sha256_of
             from atelier.restore.video import restore_film
 
             restored = restore_film(
@@ -273,8 +293,7 @@ def restore(
                 lambda width, height: (max(int(width * times), 1), max(int(height * times), 1)),
                 encoding=film_encoding(each.target, codec, crf, preset, pix_fmt),
                 options={
-                    "model": sha256_of(weights),
-                    "mixed with": None if twin is None else [sha256_of(twin[0]), twin[1]],
+                    **identity,
                     "outscale": times,
                     "tile": tile,
                     "overlap": overlap,
@@ -297,7 +316,7 @@ def restore(
         from atelier.restore.sharing import restore_shared
 
         report = restore_shared(
-            one, jobs, films, restore_one, crew, model=_digest_of(recipe), overwrite=overwrite
+            one, jobs, films, restore_one, crew, model=json.dumps(identity), overwrite=overwrite
         )
         if report is not None:
             _finish(report)
@@ -305,16 +324,9 @@ def restore(
 
 def _tell_gap(missing: Path | None) -> None:
     if missing is not None:
-        typer.echo(
-            f"warning: {missing} is missing between numbered pictures; the others are restored", err=True
-        )
+        from atelier.restore.folder import gap_warning
 
-
-def _digest_of(recipe: Recipe) -> str:
-    from atelier.files import sha256_of
-
-    files = [recipe.weights] + ([recipe.twin[0]] if recipe.twin is not None else [])
-    return " ".join(sha256_of(file) for file in files)
+        typer.echo(gap_warning(missing), err=True)
 
 
 def _finish(report: FolderReport) -> None:
@@ -336,7 +348,14 @@ def film_encoding(
 
 
 def parse_rate(text: str | None) -> Fraction | None:
-    """Frames a second: ``25``, ``29.97`` or ``30000/1001``."""
+    """Frames a second: ``25``, ``30000/1001``, or a decimal.
+
+    23.976, 29.97, 59.94 and their shorter and longer forms (23.98, 29.97002997) are the standards' N·1000/1001. Other
+    decimals become the nearest fraction with a denominator up to a million.
+
+    Raises:
+        UserError: no number, or none that films can have: FFmpeg's rates are two 32-bit integers.
+    """
     if text is None:
         return None
     try:
@@ -345,7 +364,21 @@ def parse_rate(text: str | None) -> Fraction | None:
         raise UserError(f"--rate {text}: a number such as 25, 23.976 or 24000/1001") from error
     if not 0 < rate <= 1000:
         raise UserError(f"--rate {text}: more than 0 and at most 1000 frames a second")
+    if "/" not in text:
+        rate = _nearest(rate, digits=len(text.strip().partition(".")[2]))
+    if max(rate.numerator, rate.denominator) > _LARGEST_TERM:
+        raise UserError(f"--rate {text}: a number such as 25, 23.976 or 24000/1001")
     return rate
+
+
+def _nearest(rate: Fraction, digits: int) -> Fraction:
+    """What was meant by a decimal with so many digits after the point."""
+    for whole in (24, 30, 48, 60, 120):
+        standard = Fraction(1000 * whole, 1001)
+        if digits > 1 and abs(standard - rate) <= Fraction(1, 2 * 10**digits):
+            return standard
+    # Of very small numbers a denominator of a million would leave nothing.
+    return rate.limit_denominator(10**6) if rate >= Fraction(1, 1000) else rate
 
 
 def find_twin(

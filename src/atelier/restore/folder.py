@@ -50,9 +50,9 @@ class Job:
     target: Path
 
     def is_done(self) -> bool:
-        """Results appear under their name only when complete, so an existing one counts unless it is older."""
+        """Results appear under their name only when complete, so an existing file counts unless it is older."""
         try:
-            return self.target.stat().st_mtime >= self.source.stat().st_mtime
+            return self.target.is_file() and self.target.stat().st_mtime >= self.source.stat().st_mtime
         except OSError:
             return False
 
@@ -81,7 +81,7 @@ def failure_line(path: Path | str, reason: str) -> str:
 
 
 def plan_jobs(
-    source: Path, output: Path, *, suffix: str = "out", ext: str = "auto", required: bool = True
+    source: Path, output: Path | str, *, suffix: str = "out", ext: str = "auto", required: bool = True
 ) -> list[Job]:
     """Which pictures are restored and what the results are called.
 
@@ -92,7 +92,8 @@ def plan_jobs(
 
     Args:
         source: a picture, or a folder (searched recursively).
-        output: the folder of the results, made when needed; for a single picture also a file name.
+        output: the folder of the results, made when needed; for a single picture also a file name, see
+            :func:`names_picture`.
         suffix: appended to the stem as ``_suffix``; "" for none.
         ext: format of the results; "auto" keeps each picture's own.
         required: a folder without pictures is an error (it may hold films instead).
@@ -105,13 +106,13 @@ def plan_jobs(
     if Path(suffix).name != suffix or suffix in (".", ".."):
         raise UserError(f"--suffix '{suffix}' is no part of a file name")
     if source.is_file():
-        if output.suffix.lower() in _IMAGE_SUFFIXES and not output.is_dir():
-            jobs = [Job(source, output)]
+        if names_picture(output):
+            jobs = [Job(source, Path(output))]
         else:
-            jobs = _name_results(source.parent, [source], output, suffix, ext)
+            jobs = _name_results(source.parent, [source], Path(output), suffix, ext)
     elif source.is_dir():
-        pictures = not_results(list_images(source), source, output)
-        jobs = _name_results(source, pictures, output, suffix, ext)
+        pictures = not_results(list_images(source), source, Path(output))
+        jobs = _name_results(source, pictures, Path(output), suffix, ext)
         results = {job.target.resolve() for job in jobs}
         if suffix:
             jobs = [job for job in jobs if job.source.resolve() not in results]
@@ -125,6 +126,12 @@ def plan_jobs(
                 f"{job.source} would be overwritten by its own result; choose another -o or --suffix"
             )
     return jobs
+
+
+def names_picture(output: Path | str) -> bool:
+    """Whether ``output`` is a picture's name: not a folder's, neither one that exists nor ``name.png/``."""
+    path = Path(output)
+    return path.suffix.lower() in _IMAGE_SUFFIXES and not str(output).endswith("/") and not path.is_dir()
 
 
 def not_results(paths: list[Path], source: Path, output: Path) -> list[Path]:
@@ -157,6 +164,11 @@ def first_gap(sources: Iterable[Path]) -> Path | None:
         width = min(len(each[2]) for each in fitting)
         return folder / f"{prefix}{missing:0{width}d}{suffix}"
     return None
+
+
+def gap_warning(missing: Path) -> str:
+    """The line that tells of a picture found by :func:`first_gap`."""
+    return f"warning: {missing} is missing between numbered pictures; the work goes on with the others"
 
 
 def _name_results(root: Path, pictures: list[Path], output: Path, suffix: str, ext: str) -> list[Job]:

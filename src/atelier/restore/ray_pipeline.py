@@ -86,13 +86,14 @@ def restore_with_ray(
 ) -> FolderReport:
     """Restore ``jobs`` by a pool of Ray actors: on the cluster of ``RAY_ADDRESS``, or on a Ray of this machine.
 
-    Stopped at any time, the same call goes on. ``output/restored.jsonl`` has one line for each picture:
+    Stopped at any time, the same call goes on. ``restored.jsonl`` in the output folder has one line for each picture:
     ``{"source", "target", "state": "done" or "failed", "reason"}``.
 
     Args:
         recipe: the model and its use; its file and all pictures must have the same paths on all machines.
         jobs: from :func:`atelier.restore.folder.plan_jobs`.
-        output: folder of the manifest.
+        output: where the results go, as given to :func:`plan_jobs`; the manifest is in that folder, or beside the
+            picture that it names.
         workers: how many actors.
         overwrite: repeat what is done already.
         quiet: show no progress.
@@ -111,8 +112,9 @@ def restore_with_ray(
     replace(recipe, device="cpu", precision="auto").load()
     recipe = replace(recipe, weights=recipe.weights.resolve(), twin=_absolute(recipe.twin))
     report = FolderReport()
-    with _ledger(output / MANIFEST, overwrite) as (file, noted), _session(ray, workers):
-        since = (output / MANIFEST).stat().st_mtime if overwrite else 0.0
+    folder = output.parent if any(job.target == output for job in jobs) else output
+    with _ledger(folder / MANIFEST, overwrite) as (file, noted), _session(ray, workers):
+        since = (folder / MANIFEST).stat().st_mtime if overwrite else 0.0
         waiting = set(range(len(jobs)))
         with progress("Restoring", len(jobs), quiet=quiet) as bar:
             for index, state, reason in _rows(ray, _pipeline(ray, recipe, jobs, workers, since)):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from atelier.files import sha256_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +66,19 @@ class Recipe:
         model.check(outscale=self.outscale, alpha_upsampler=self.alpha_upsampler)
         return model
 
+    def identity(self) -> dict[str, Any]:
+        """What the model is, by content, as plain values: runs with the same give the same pictures.
+
+        The files are hashed with all that belongs to them: an exported graph says nothing of its weights.
+        """
+        twin = self.twin
+        return {
+            "model": _digest_of(self.weights),
+            "mixed with": None if twin is None else [_digest_of(twin[0]), twin[1]],
+            "param_key": self.param_key,
+            "plugin": list(self.plugins),
+        }
+
     def bind(self, model: RestorationModel) -> RestorePixels:
         """What :func:`atelier.restore.restore_folder` calls for each picture."""
 
@@ -78,3 +94,13 @@ class Recipe:
             )
 
         return one
+
+
+def _digest_of(path: Path) -> str:
+    """SHA-256 of a weight file; of an exported model one over those of its graph, its weights and its JSON."""
+    from atelier.restore.exported import facts_path, is_exported, model_files
+
+    if not is_exported(path):
+        return sha256_of(path)
+    files = [*model_files(path), facts_path(path)]
+    return hashlib.sha256("".join(sha256_of(file) for file in files if file.is_file()).encode()).hexdigest()

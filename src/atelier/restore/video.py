@@ -19,7 +19,7 @@ from atelier.images.video_film import FilmReport, transform_film
 from atelier.images.video_frames import is_pattern, list_frames, numbered
 from atelier.images.video_segments import CONTAINERS
 from atelier.images.video_targets import notes_of_pictures, open_target, picture_names
-from atelier.restore.folder import not_results
+from atelier.restore.folder import first_gap, gap_warning, not_results
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,9 +48,18 @@ class FilmJob:
             newest = max(
                 path.stat().st_mtime for path in (*(files or [Path(self.source)]), *self._source_folder())
             )
-            return min(path.stat().st_mtime for path in self._results(files)) >= newest
+            results = self._results(files)
+            return all(each.is_file() and each.stat().st_mtime >= newest for each in results)
         except (OSError, UserError):
             return False
+
+    def gap(self) -> Path | None:
+        """The first picture that is missing in a folder of numbered frames, see :func:`first_gap`.
+
+        Raises:
+            UserError: the folder has no pictures.
+        """
+        return first_gap(list_frames(self.source)) if Path(self.source).is_dir() else None
 
     def _source_files(self) -> list[Path]:
         """The pictures of the source; none where it is a film."""
@@ -82,14 +91,16 @@ def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | Non
     """What is read and written where ``source`` is a film; None where it is a picture or a folder of pictures.
 
     A film is a file with a name of :data:`VIDEO_SUFFIXES`, ``-``, a pattern ``%06d.png``, or a folder of frames whose
-    ``output`` is a film, a pattern or ``-``. An ``output`` that is none of these is a folder: ``film.mp4`` becomes
-    ``output/film_out.mp4`` (``.mkv`` where its container cannot be written), ``in/%06d.png`` ``output/%06d.png``.
+    ``output`` is a film, a pattern or ``-``. An ``output`` that is none of these (:func:`names_film`) is a folder:
+    ``film.mp4`` becomes ``output/film_out.mp4`` (``.mkv`` where its container cannot be written), ``in/%06d.png``
+    ``output/%06d.png``.
 
     Raises:
-        UserError: no such file, a pipe into a folder, a folder named as a file, or a result over its source.
+        UserError: no such file, a pipe into a folder, a folder named as a file, or a result that cannot be: over its
+            source, or under the name of a folder.
     """
     path = Path(source)
-    named = output == PIPE or is_pattern(output) or Path(output).suffix.lower() in VIDEO_SUFFIXES
+    named = names_film(output)
     if not (source == PIPE or is_pattern(source) or path.suffix.lower() in VIDEO_SUFFIXES or named):
         return None
     if source != PIPE and not is_pattern(source) and not path.exists():
@@ -111,9 +122,30 @@ def plan_film(source: str, output: str, *, suffix: str = "out") -> FilmJob | Non
     else:
         kind = path.suffix if path.suffix.lower() in CONTAINERS else ".mkv"
         target = str(Path(output) / f"{path.stem}{'_' + suffix if suffix else ''}{kind}")
-    if source != PIPE and Path(target).resolve() == path.resolve():
-        raise UserError(f"{source} would be overwritten by its own result; choose another -o or --suffix")
-    return FilmJob(source, target)
+    job = FilmJob(source, target)
+    _require_free([job])
+    return job
+
+
+def names_film(output: str) -> bool:
+    """Whether ``output`` is ``-``, a pattern or a film's name: not a folder's, which exists or ends in ``/``."""
+    if output == PIPE:
+        return True
+    if output.endswith("/") or Path(output).is_dir():
+        return False
+    return is_pattern(output) or Path(output).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _require_free(jobs: Sequence[FilmJob]) -> None:
+    for job in jobs:
+        if PIPE in (job.source, job.target):
+            continue
+        if Path(job.source).resolve() == Path(job.target).resolve():
+            raise UserError(
+                f"{job.source} would be overwritten by its own result; choose another -o or --suffix"
+            )
+        if Path(job.target).is_dir():
+            raise UserError(f"cannot write {job.target}: it is a folder; choose another -o or --suffix")
 
 
 def require_folder_name(output: str, kinds: Sequence[str] = (*CONTAINERS, "frames/%06d.png", PIPE)) -> None:
@@ -160,11 +192,7 @@ def plan_films(source: Path, output: Path, *, suffix: str = "out") -> list[FilmJ
         alone = wanted[str(target(path)).casefold()] == 1
         jobs.append(FilmJob(str(path), str(target(path) if alone else target(path, f"_{path.suffix[1:]}"))))
     results = {Path(job.target).resolve() for job in jobs}
-    for job in jobs:
-        if Path(job.source).resolve() == Path(job.target).resolve():
-            raise UserError(
-                f"{job.source} would be overwritten by its own result; choose another -o or --suffix"
-            )
+    _require_free(jobs)
     return [job for job in jobs if Path(job.source).resolve() not in results]
 
 
@@ -247,6 +275,8 @@ def restore_film(
         )
         if source.facts.caution:
             tell(source.facts.caution)
+        if (missing := job.gap()) is not None:
+            tell(gap_warning(missing))
         film = transform_film(source, target, process, None, title="Restoring", quiet=quiet)
     finally:
         source.close()
