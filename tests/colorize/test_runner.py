@@ -13,6 +13,7 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 
+from atelier.cli.colorize import plan_films
 from atelier.cli.main import main
 from atelier.colorize import runner
 from atelier.colorize.coloured import ColorizeOptions
@@ -343,6 +344,44 @@ def test_a_finished_folder_is_not_coloured_again(place: Path, tmp_path: Path, ca
     assert "5 frames in" in capsys.readouterr().out
     run([*words, "--overwrite"])
     assert "5 frames in" in capsys.readouterr().out
+
+
+def test_the_summary_tells_of_films_that_are_done(place: Path, tmp_path: Path, capsys: Any) -> None:
+    """What the run that made a film said of it is kept."""
+    summary = tmp_path / "s.json"
+    words = ["-i", str(place / "second"), "--reference", f"{place}/woman.png", "-o", f"{tmp_path}/out/"]
+    names = {"source": str(place / "second"), "output": f"{tmp_path}/out/"}
+    run(words)
+    run([*words, "--summary", str(summary)])
+    assert json.loads(summary.read_text())["films"] == [{**names, "done_already": True}]
+    run([*words, "--summary", str(summary), "--overwrite"])
+    (made,) = json.loads(summary.read_text())["films"]
+    assert made["frames"] == 6 and "done_already" not in made
+    run([*words, "--summary", str(summary)])
+    assert json.loads(summary.read_text())["films"] == [{**made, "done_already": True}]
+
+
+def test_a_frame_that_is_missing_is_told(place: Path, tmp_path: Path, capsys: Any) -> None:
+    source = folder(tmp_path / "in", [grey(frame) for frame in clip("chelsea", 5)])
+    words = ["-i", str(source), "--reference", f"{place}/cat.png", "-o"]
+    run([*words, f"{tmp_path}/whole/"])
+    assert "warning" not in capsys.readouterr().out
+    (source / "000002.png").unlink()
+    run([*words, f"{tmp_path}/out.mkv"])
+    assert (
+        capsys.readouterr().out.count(f"warning: {source}/000002.png is missing between numbered pictures")
+        == 1
+    )
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_folder_may_be_called_like_a_film(place: Path, tmp_path: Path, made: bool) -> None:
+    if made:
+        (tmp_path / "dir.mp4").mkdir()
+    output = f"{tmp_path}/dir.mp4" + ("" if made else "/")
+    (job,) = plan_films([str(place / "grey.mp4")], output)
+    # A slash asks for frames, as everywhere in this command.
+    assert job.target == (f"{tmp_path}/dir.mp4/grey_colour.mp4" if made else output)
 
 
 def test_coloured_frames_keep_their_names(place: Path, tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ def colorize(
             f"{pinned[0]} pins a frame of one film, but there are {len(jobs)}; colour them one by one"
         )
     frame_rate = parse_rate(rate)
-    waiting = []
+    waiting: list[tuple[FilmJob, Any]] = []
+    films: list[dict[str, Any]] = []
     # A film on standard output must not be mixed with words.
     aside = any(job.target == "-" for job in jobs)
     for job in jobs:
@@ -163,14 +164,17 @@ def colorize(
                 f"{job.target} is done already, whatever options made it; --overwrite makes it anew",
                 err=aside,
             )
+            films.append(_told_before(summary, job))
         else:
             waiting.append((job, _encoding(job, codec, crf, preset, pix_fmt)))
-    if not waiting:
-        return
     if summary is not None:
         from atelier.files import require_writable
 
         require_writable(summary)
+        if not waiting:
+            _write_summary(summary, films)
+    if not waiting:
+        return
 
     from atelier.colorize.opening import WeightFiles, open_system
 
@@ -190,6 +194,7 @@ def colorize(
 
     from atelier.colorize.coloured import ColorizeOptions
     from atelier.colorize.runner import colorize_film
+    from atelier.restore.folder import gap_warning
 
     options: dict[str, Any] = {
         "mode": mode,
@@ -208,8 +213,9 @@ def colorize(
         overwrite=overwrite,
         rate=frame_rate,
     )
-    reports = []
     for job, encoding in waiting:
+        if (missing := job.gap()) is not None:
+            typer.echo(gap_warning(missing), err=aside)
         report = colorize_film(
             opened,
             job.source,
@@ -221,11 +227,26 @@ def colorize(
             tell=lambda line: typer.echo(line, err=aside),
         )
         typer.echo(str(report), err=aside)
-        reports.append(report.summary())
+        films.append(report.summary())
         if summary is not None:
-            from atelier.files import atomic_write
+            _write_summary(summary, films)
 
-            atomic_write(summary, json.dumps({"films": reports}, indent=1) + "\n")
+
+def _told_before(summary: Path | None, job: FilmJob) -> dict[str, Any]:
+    """The entry of a film that is done already: what ``summary`` says of it from the run that made it, if it does."""
+    names = {"source": job.source, "output": job.target}
+    try:
+        entries = json.loads(summary.read_text(encoding="utf-8"))["films"] if summary is not None else []
+        found = [entry for entry in entries if names.items() <= entry.items()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        found = []  # no summary, or a file of another kind
+    return {**names, **(found[-1] if found else {}), "done_already": True}
+
+
+def _write_summary(path: Path, films: list[dict[str, Any]]) -> None:
+    from atelier.files import atomic_write
+
+    atomic_write(path, json.dumps({"films": films}, indent=1) + "\n")
 
 
 def plan_films(inputs: Sequence[str], output: str) -> list[FilmJob]:
@@ -238,9 +259,9 @@ def plan_films(inputs: Sequence[str], output: str) -> list[FilmJob]:
     """
     from atelier.images.video import PIPE, VIDEO_SUFFIXES
     from atelier.images.video_frames import is_pattern
-    from atelier.restore.video import FilmJob, plan_film, require_folder_name
+    from atelier.restore.video import FilmJob, names_film, plan_film, require_folder_name
 
-    single = output == PIPE or is_pattern(output) or Path(output).suffix.lower() in VIDEO_SUFFIXES
+    single = names_film(output)
     if single and len(inputs) > 1:
         raise UserError(f"{len(inputs)} inputs need a folder: -o DIR/, not -o {output}")
     if not single:
