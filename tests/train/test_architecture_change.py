@@ -14,6 +14,7 @@ from atelier.archs.weights import read_weights, written_state
 from atelier.errors import UserError
 from atelier.options.read import load_run_options
 from atelier.train.distributed import Ranks
+from atelier.train.folder import RunFolder
 from atelier.train.kair_checkpoint import newest_kair_checkpoint
 from atelier.train.run import train
 from atelier.train.trainer import Trainer
@@ -300,12 +301,12 @@ def test_a_torn_kair_set_goes_back_to_the_one_before(kair_run: Path, tmp_path: P
     torn.write_bytes(torn.read_bytes()[:1000])
     (run / "models" / "latest_G.pth").write_bytes(b"")
     notes: list[str] = []
-    found = newest_kair_checkpoint(run / "models", notes.append)
+    found = newest_kair_checkpoint(RunFolder(run), notes.append)
     assert found is not None
     assert found.iteration == 4
     assert "8_optimizerG.pth is damaged" in notes[0]
     torn.unlink()
-    found = newest_kair_checkpoint(run / "models", notes.append)
+    found = newest_kair_checkpoint(RunFolder(run), notes.append)
     assert found is not None
     assert found.iteration == 4
     assert "8_optimizerG.pth is missing" in notes[1]

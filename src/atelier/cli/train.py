@@ -94,6 +94,12 @@ def train(
         raise UserError(
             "--preflight, --debug and --build-cache each do something else than training: give one"
         )
+    if (debug or build_cache) and (auto_resume or accept_changes):
+        mode, given = (
+            "--debug" if debug else "--build-cache",
+            "--auto-resume" if auto_resume else "--accept-changes",
+        )
+        raise UserError(f"{mode} resumes nothing, so {given} means nothing beside it; leave it out")
     if build_cache:
         from atelier.train.building_caches import build_caches
 
@@ -101,9 +107,10 @@ def train(
     if preflight:
         from atelier.train.run import look_ahead_of
 
-        typer.echo(
-            "\n".join([*look_ahead_of(options, launcher=launcher), "preflight: nothing stands in the way"])
+        lines = look_ahead_of(
+            options, auto_resume=auto_resume, accept_changes=accept_changes, launcher=launcher
         )
+        typer.echo("\n".join([*lines, "preflight: nothing stands in the way"]))
         return
     if debug:
         from atelier.train.debug import debug_run

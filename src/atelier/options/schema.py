@@ -91,7 +91,9 @@ class PathOptions(Options):
     )
     ignore_resume_network: bool = Field(False, description="true is resume: never (KAIR's forks)")
     resume_state: Path | None = Field(
-        None, description="a checkpoint to continue from: training_states/N.state, or KAIR's models/N_G.pth"
+        None,
+        description="a checkpoint to continue from: training_states/N.state, or KAIR's models/N_G.pth; with "
+        "--auto_resume a run that has checkpoints of its own goes on from them",
     )
     resume_iteration: Literal["keep", "reset"] | None = Field(
         None,

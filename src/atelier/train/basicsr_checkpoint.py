@@ -86,8 +86,8 @@ def newest_basicsr_checkpoint(
     if not folder.states.is_dir():
         return None
     states = {int(path.stem): path for path in folder.states.glob("*.state") if path.stem.isdigit()}
-    for _, path in sorted(states.items(), reverse=True):
-        if any(path.with_suffix(suffix).exists() for suffix in (".json", ".superseded")):
+    for step, path in sorted(states.items(), reverse=True):
+        if folder.is_claimed(step):
             continue
         try:
             found = basicsr_checkpoint_at(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from atelier.archs.load import options_of
 from atelier.archs.load_report import LoadReport
+from atelier.archs.weights import read_weights
 from atelier.compress.solved import RULE
 from atelier.data.batch import Batch
 from atelier.errors import UserError
@@ -17,7 +18,7 @@ from atelier.evaluate.best import Best
 from atelier.files import atomic_write
 from atelier.options.schema import RunOptions
 from atelier.options.write import save_run_options
-from atelier.train.checkpoint import CheckpointStore
+from atelier.train.checkpoint import Checkpoint, CheckpointStore
 from atelier.train.distributed import Ranks
 from atelier.train.environment import write_environment
 from atelier.train.folder import RunFolder
@@ -39,6 +40,8 @@ class Beginning:
         self.options, self.ranks, self.folder, self.store = options, ranks, folder, store
         self.notes: list[str] = []
         self.lines: list[str] = []
+        self._stale_references = False
+        self._best_file: Path | None = None
 
     def restore(
         self,
@@ -49,7 +52,7 @@ class Beginning:
         *,
         accept: bool,
     ) -> list[str]:
-        """Go on where the checkpoint stands.
+        """Go on where the checkpoint stands; nothing is written before :meth:`open_folder`.
 
         Args:
             origin: of the run; it continues.
@@ -68,12 +71,33 @@ class Beginning:
         state = origin.state
         if "past" in state:
             changes = compare_past(state["past"], past, accept=accept, report=self.notes.append)
-            if self.ranks.first and any(change.path[0] in {"datasets", "degradation"} for change in changes):
-                self.folder.forget_references()
+            self._stale_references = any(change.path[0] in {"datasets", "degradation"} for change in changes)
         restored = trainer.load(state, origin.checkpoint)
         self._check_place(trainer)
         validator.best = Best.from_json(state["best"]) if state.get("best") else None
+        if validator.best is not None and not self._finds_best(validator.best.iteration, origin.checkpoint):
+            self.notes.append(
+                f"the best weights so far, of step {validator.best.iteration}, are in no file any more; the best of "
+                "this run is that of the steps from here on"
+            )
+            validator.best = None
         return restored
+
+    def _finds_best(self, iteration: int, checkpoint: Checkpoint) -> bool:
+        """Whether a file still holds the weights of the best step so far, for :meth:`open_folder`; on every rank alike.
+
+        In the folder of a run that went back, ``net_g_best`` is the best of the steps that were thrown away.
+        """
+        if self.ranks.first:
+            store = CheckpointStore(RunFolder(checkpoint.run), self.store.suffix)
+            named = store.folder.models / f"net_g_best{store.suffix}"
+            if _step_of(named) == iteration:
+                self._best_file = named
+            else:
+                kept = store.complete(iteration)
+                file = kept.models.get("g") if kept is not None else None
+                self._best_file = file if file is not None and file.suffix == store.suffix else None
+        return self.ranks.any(self._best_file is not None)
 
     def start(self, origin: Origin, trainer: Trainer, samples: Batch | None) -> None:
         """A new run, which may begin with what another one has learned.
@@ -172,6 +196,8 @@ class Beginning:
         )
         if in_place and checkpoint is not None:
             self.folder.keep_metrics_until(checkpoint.iteration)
+            if self._stale_references:
+                self.folder.forget_references()
             later = self.store.supersede_after(checkpoint.iteration)
             if later:
                 self.notes.append(f"checkpoints of later steps no longer count: {', '.join(map(str, later))}")
@@ -183,11 +209,27 @@ class Beginning:
                 if checkpoint is not None and not checkpoint.state_path.exists():
                     self.notes.append("(the checkpoint this run continues from moved with it)")
         self.folder.create()
+        self._keep_best()
         save_run_options(self.options, self.folder.options)
         write_environment(self.folder.root / "environment.json", self.ranks)
         if trainer.start_report is not None:
             told = {"changes": list(origin.changes), "lines": self.lines}
             atomic_write(self.folder.load_report, json.dumps(trainer.start_report.to_json() | told, indent=1))
+
+    def _keep_best(self) -> None:
+        """Let ``net_g_best`` be the weights that the run names as its best so far."""
+        target = self.folder.models / f"net_g_best{self.store.suffix}"
+        if self._best_file is not None and not _same_place(self._best_file, target):
+            atomic_write(target, self._best_file.read_bytes())
+
+
+def _step_of(path: Path) -> int | None:
+    """The step whose weights a file holds; None where it does not say, cannot be read or is not there."""
+    try:
+        step = read_weights(path).metadata.get("iter")
+    except UserError:
+        return None
+    return step if isinstance(step, int) else None
 
 
 def _moved(report: LoadReport | None, root: Path, target: Path) -> LoadReport | None:

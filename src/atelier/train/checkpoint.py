@@ -202,12 +202,31 @@ class CheckpointStore:
     def supersede_after(self, iteration: int) -> list[int]:
         """Set aside checkpoints of later steps, which a resume from ``iteration`` will compute again.
 
-        Their manifests are renamed, so that they no longer count; their files stay until they are overwritten.
+        ``N.superseded`` says so of step N: our manifest under another name, or an empty file for a checkpoint of KAIR's
+        or BasicSR's, which has none. Their files stay until they are overwritten. The step resumed from counts again.
         """
-        later = [step for step in self.iterations() if step > iteration]
-        for step in later:
-            self._manifest(step).rename(self._manifest(step).with_suffix(".superseded"))
+        foreign = (
+            *self.folder.states.glob("*.state"),
+            *self.folder.models.glob("*_G.pth"),
+        )
+        numbers = (re.match(r"(\d+)(?:\.state|_G\.pth)$", path.name) for path in foreign)
+        steps = {*self.iterations(), *(int(match[1]) for match in numbers if match)}
+        later = []
+        for step in sorted(step for step in steps if step > iteration):
+            manifest, aside = self._manifest(step), self._set_aside(step)
+            if manifest.exists():
+                manifest.rename(aside)
+            elif aside.exists():
+                continue
+            else:
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(aside, "")
+            later.append(step)
+        self._set_aside(iteration).unlink(missing_ok=True)
         return later
 
     def _manifest(self, iteration: int) -> Path:
         return self.folder.states / f"{iteration}.json"
+
+    def _set_aside(self, iteration: int) -> Path:
+        return self._manifest(iteration).with_suffix(".superseded")

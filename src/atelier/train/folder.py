@@ -45,6 +45,10 @@ class RunFolder:
         """The text log."""
         return self.root / "train.log"
 
+    def is_claimed(self, iteration: int) -> bool:
+        """Whether files of this step are no other program's checkpoint: it has a manifest of ours, or was set aside."""
+        return any((self.states / f"{iteration}{suffix}").exists() for suffix in (".json", ".superseded"))
+
     @property
     def load_report(self) -> Path:
         """What became of every tensor of the weights that the run began with."""

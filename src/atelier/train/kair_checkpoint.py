@@ -29,6 +29,7 @@ from atelier.errors import UserError
 from atelier.files import atomic_path
 from atelier.objectives.distill.apprentice import PROJECTORS
 from atelier.train.checkpoint import Checkpoint
+from atelier.train.folder import RunFolder
 from atelier.train.moments import parameter_names, with_tensor_steps
 
 _NAME = re.compile(r"(\d+)_(G|E|P|optimizerG)\.pth")
@@ -63,14 +64,18 @@ class KairCheckpoint(Checkpoint):
 
 
 def newest_kair_checkpoint(
-    models: Path, report: Callable[[str], None] | None = None
+    folder: RunFolder, report: Callable[[str], None] | None = None
 ) -> KairCheckpoint | None:
-    """The newest complete, readable set in ``models``; newer ones that are not are named through ``report``."""
+    """The newest complete, readable set in a run's folder; newer ones that are not are named through ``report``.
+
+    Steps with a manifest are ours, whatever names they have beside it, and those set aside no longer count.
+    """
+    models = folder.models
     kinds: dict[str, set[int]] = {}
     if models.is_dir():
         for entry in models.iterdir():
             match = _NAME.fullmatch(entry.name)
-            if match:
+            if match and not folder.is_claimed(int(match[1])):
                 kinds.setdefault(match[2], set()).add(int(match[1]))
     if "G" not in kinds:
         return None
@@ -88,9 +93,11 @@ def newest_kair_checkpoint(
     return None
 
 
-def kair_files(models: Path) -> list[Path]:
-    """Everything in ``models`` that looks like a network of KAIR's, whole or not."""
-    return sorted(models.glob("*_G.pth"))
+def kair_files(folder: RunFolder) -> list[tuple[Path, int | None]]:
+    """Everything in a run's folder that looks like a network of KAIR's, whole or not, with the step in its name."""
+    found = sorted(folder.models.glob("*_G.pth"))
+    matches = (_NAME.fullmatch(path.name) for path in found)
+    return [(path, int(match[1]) if match else None) for path, match in zip(found, matches, strict=True)]
 
 
 def kair_checkpoint_at(path: Path) -> KairCheckpoint:

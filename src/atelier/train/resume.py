@@ -58,39 +58,67 @@ def choose_checkpoint(
 ) -> Checkpoint | None:
     """The checkpoint to continue from, None for a fresh start.
 
-    ``path.resume_state`` names one; with ``--auto_resume`` or ``path.resume: auto`` it is the newest complete one of
-    this run's folder, ours, KAIR's or BasicSR's; ``path.resume: never`` wins over the flag.
+    With ``--auto_resume`` or ``path.resume: auto`` it is the newest complete one of this run's folder, ours, KAIR's or
+    BasicSR's; where the folder has none, or neither is asked for, the one that ``path.resume_state`` names. So a run
+    that began with another run's checkpoint goes on by the same command. Without the flag, a name of this very folder
+    goes back to that step also where the options say ``auto``. ``path.resume: never`` wins over the flag.
 
     Raises:
-        UserError: ``resume_state`` names a file that is no complete checkpoint.
+        UserError: ``resume_state`` names a file that is no complete checkpoint, or is not given where the folder holds
+            checkpoints and none of them is complete.
     """
-    path = options.path
-    if path.resume_state is not None:
-        return _told(_named_checkpoint(path.resume_state), report)
+    path, named = options.path, options.path.resume_state
     if path.never_resumes:
         key = "ignore_resume_network: true" if path.ignore_resume_network else "resume: never"
         report(f"path.{key}: the run starts afresh" + (", against --auto_resume" if auto_resume else ""))
         return None
-    if not auto_resume and path.resume != "auto":
-        return None
+    goes_back = named is not None and _same_folder(named.parent.parent, store.folder.root)
+    if not auto_resume and (path.resume != "auto" or goes_back):
+        return None if named is None else _told(_named_checkpoint(named), report)
     flaws: list[str] = []
-    found = (
-        store.newest(flaws.append),
-        newest_kair_checkpoint(store.folder.models, flaws.append),
-        newest_basicsr_checkpoint(store.folder, flaws.append),
-    )
-    # Of equal steps the first, so ours.
-    newest = max((each for each in found if each is not None), key=lambda each: each.iteration, default=None)
-    flaws += [] if newest or flaws else [f"{each} has no step" for each in kair_files(store.folder.models)]
-    if newest is None and flaws:
-        listed = "\n".join(f"  {each}" for each in flaws)
-        raise UserError(
-            f"{store.folder.root} holds checkpoints, but none that is complete:\n{listed}\n"
-            "path.resume=never starts afresh; the folder is then kept under another name"
-        )
+    newest = _newest(store, flaws.append)
+    if newest is None and named is None:
+        flaws = flaws or _without_step(store)
+        if flaws:
+            listed = "\n".join(f"  {each}" for each in flaws)
+            raise UserError(
+                f"{store.folder.root} holds checkpoints, but none that is complete:\n{listed}\n"
+                "path.resume=never starts afresh; the folder is then kept under another name"
+            )
     for each in flaws:
         report(each)
+    if newest is None:
+        return None if named is None else _told(_named_checkpoint(named), report)
+    if named is not None and named.resolve() != newest.state_path.resolve():
+        report(
+            f"path.resume_state: {named} is passed over: the run goes on from {newest.state_path}, the newest "
+            "checkpoint of its own folder"
+        )
     return _told(newest, report)
+
+
+def _newest(store: CheckpointStore, report: Callable[[str], None]) -> Checkpoint | None:
+    found = (
+        store.newest(report),
+        newest_kair_checkpoint(store.folder, report),
+        newest_basicsr_checkpoint(store.folder, report),
+    )
+    # Of equal steps the first, so ours.
+    return max((each for each in found if each is not None), key=lambda each: each.iteration, default=None)
+
+
+def _without_step(store: CheckpointStore) -> list[str]:
+    """What looks like a network of KAIR's in a folder without any checkpoint, and why it is none."""
+    return [
+        f"{each} has no step"
+        if step is None
+        else f"{each} was set aside when the run went back to an older step"
+        for each, step in kair_files(store.folder)
+    ]
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _told(checkpoint: Checkpoint | None, report: Callable[[str], None]) -> Checkpoint | None:

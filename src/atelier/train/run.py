@@ -89,20 +89,25 @@ def look_ahead_of(
     source: RunOptions | dict[str, Any] | str | Path,
     overrides: tuple[str, ...] | list[str] = (),
     *,
+    auto_resume: bool = False,
+    accept_changes: bool = False,
     launcher: str = "none",
     quiet: bool = False,
 ) -> list[str]:
     """Everything that a run checks before its first step, without the run: ``atelier train --preflight``.
 
+    Arguments are those of :func:`train`, so that what is looked at is what it would do.
+
     Returns:
-        Lines for people. Nothing is written.
+        Lines for people. Nothing is written: pictures are read without the shard cache.
 
     Raises:
         UserError: what would keep the run from starting.
     """
     options = load_run_options(source, overrides)
     with ranks_of(options, launcher) as ranks:
-        return _Run(options, ranks, quiet=quiet).look()
+        run = _Run(options, ranks, quiet=quiet)
+        return run.look(auto_resume=auto_resume, accept_changes=accept_changes)
 
 
 def training_data(options: RunOptions, ranks: Ranks, *, quiet: bool) -> SampleStream:
@@ -121,6 +126,10 @@ def training_data(options: RunOptions, ranks: Ranks, *, quiet: bool) -> SampleSt
     )
 
 
+def _uncached(options: RunOptions) -> RunOptions:
+    return options.model_copy(update={"cache": options.cache.model_copy(update={"enabled": False})})
+
+
 class _Run:
     """The steps of :func:`train`, sharing what they need."""
 
@@ -133,9 +142,9 @@ class _Run:
         self.global_batch = options.datasets.train.batch_size_per_gpu * ranks.world
         self.beginning = Beginning(options, ranks, self.folder, self.store)
 
-    def look(self) -> list[str]:
+    def look(self, *, auto_resume: bool, accept_changes: bool) -> list[str]:
         """Set up and look ahead; nothing is written. The lines of the log's beginning, warnings first."""
-        self.go(auto_resume=False, accept_changes=False, only_look=True)
+        self.go(auto_resume=auto_resume, accept_changes=accept_changes, only_look=True)
         notes = [*self.options.warnings(), *self.beginning.notes]
         return [*(f"note: {note}" for note in notes), *self.beginning.lines]
 
@@ -149,7 +158,7 @@ class _Run:
         )
         check_weights(options, start=checkpoint is None)
         origin = origin_of(options, checkpoint)
-        data = training_data(options, ranks, quiet=self.quiet)
+        data = training_data(_uncached(options) if only_look else options, ranks, quiet=self.quiet)
         validator = validator_of(options, ranks, self.folder)
         inherits = origin.start is not None and origin.start.mode(options.path.load) == "inherit"
         samples = first_samples(data) if inherits or options.objective.looks_ahead else None
@@ -175,6 +184,10 @@ class _Run:
                 beginning.lines += lines
                 beginning.notes += warnings
         if only_look:
+            if origin.checkpoint is not None and origin.continues:
+                beginning.lines.append(
+                    f"goes on after step {trainer.iteration}: {origin.checkpoint.state_path}"
+                )
             data.close()
             return RunResult(self.folder.root, trainer.iteration, False, 0, {}, None)
         if ranks.first:
