@@ -11,6 +11,7 @@ import torch
 
 from atelier.archs.compact_options import SRVGGNetCompactOptions
 from atelier.cli.main import main
+from atelier.evaluate.comparison_report import FILES
 from atelier.images import imresize, write_image
 from support import SHARED
 
@@ -109,6 +110,20 @@ def test_bad_pictures_are_named_with_code_1(
             ["evaluate", "-m", "{}/small.pth", "--gt", "{}/Set5", "--lq", "{}/lq", "--filename-tmpl", "x"],
             "exactly once",
         ),
+        (
+            ["evaluate", "-m", "{}/small.pth", "--gt", "{}/Set5", "--filename-tmpl", "{{}}x2"],
+            "--filename-tmpl names the pictures of --lq, which is not given",
+        ),
+        (
+            ["compare", "-m", "{}/small.pth", "--gt", "{}/Set5", "--filename-tmpl", "{{}}x2"],
+            "which is not given",
+        ),
+        (
+            ["evaluate", "-m", "{}/small.pth", "--gt", "{}/Set5", "--first-frame", "anchor"],
+            "--first-frame is for --task colorize",
+        ),
+        (["evaluate", "-m", "{}/small.pth", "--gt", "{}/Set5", "-o", "{}/small.pth"], "small.pth is a file"),
+        (["compare", "-m", "{}/small.pth", "--gt", "{}/Set5", "-o", "{}/small.pth"], "small.pth is a file"),
     ],
 )
 def test_mistakes_are_code_2(
@@ -124,6 +139,30 @@ def test_mistakes_are_code_2(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_a_report_that_cannot_be_written_is_told_before_the_work(
+    home: Path,
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a model was measured")
+
+    monkeypatch.setattr("atelier.evaluate.comparison.compare", never)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "report" / "comparison.html").mkdir(parents=True)
+    words = [command, "-m", home / "small.pth", "--gt", home / "Set5"]
+    for output, message in (("file/report", "cannot write"), ("report", "comparison.html: it is a folder")):
+        assert run(*words, "-o", tmp_path / output) == 2
+        assert message in capsys.readouterr().err
+    # What is looked at before is what is written after.
+    monkeypatch.undo()
+    assert run(*words, "--no-latency", "-o", tmp_path / "good") == 0
+    assert sorted(path.name for path in (tmp_path / "good").iterdir()) == sorted(FILES)
 
 
 def test_criteria_of_a_run_and_figures_from_elsewhere(

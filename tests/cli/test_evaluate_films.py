@@ -14,6 +14,7 @@ from atelier.cli.main import main
 from atelier.colorize.modes import colour_in_modes
 from atelier.colorize.reference_files import ReferenceFile
 from atelier.errors import UserError
+from atelier.evaluate.colouring_report import FILES
 from atelier.images.files import read_image, write_image
 
 
@@ -171,6 +172,7 @@ def test_finished_results_are_compared(
     assert stored["mean"][films.name]["delta_ab"] == 0
     assert stored["mean"]["made"]["colourfulness_share"] == pytest.approx(0.5, abs=0.05)
     assert stored["films"]["cat"]["counted"] == [0, 1, 2, 3]
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     (made / "003.png").unlink()
     code, _, told = run(capsys, "--gt", str(films), "--result", str(tmp_path / "made"))
     assert (code, "has 3 frames" in told) == (2, True)
@@ -212,7 +214,10 @@ def test_films_that_cannot_be_measured_are_told_before_the_first_frame(
         write_image(tmp_path / "grey" / path.name, grey)
         write_image(tmp_path / "sizes" / path.name, read_image(path).pixels[: 96 - (number == 3)])
     write_image(tmp_path / "one" / "0.png", read_image(paths[0]).pixels)
+    (tmp_path / "report" / "frames.csv").mkdir(parents=True)
     for words, told in (
+        (["--gt", str(films), "-o", str(paths[0])], "000.png is a file; the report goes into a folder"),
+        (["--gt", str(films), "-o", str(tmp_path / "report")], "frames.csv: it is a folder"),
         (["--gt", str(films), "--reference", f"{paths[0]}@4"], "names frame 4, but .* has 4 frames"),
         (["--gt", str(tmp_path / "grey")], "grey is grey: its first frame should give the colours"),
         (["--gt", str(tmp_path / "sizes")], "003.png is 128x95, the first frame"),

@@ -462,7 +462,10 @@ def test_the_headline_says_when_plain_upsampling_is_better(tmp_path: Path, done:
     assert '<section class="verdict open"' in render(done, passed, "comparison.html.j2")
     pairs = [PairSource("p", lambda: picture(0), lambda: picture(1))]
     equal = compare([candidate(tmp_path, "d", 1.0, scale=1)], pairs, where="x", timed=False, quiet=True)
-    assert "Plain" not in headline(equal, [])
+    assert "better" not in headline(equal, [])
+    worse = compare([candidate(tmp_path, "w", 0.5, scale=1)], pairs, where="x", timed=False, quiet=True)
+    value = worse.columns[1].result.metrics["psnr"].value
+    assert headline(worse, []).endswith(f". The unrestored input is better: it has {value:.2f} dB.")
 
 
 def test_few_pictures_make_no_change_significant(tmp_path: Path, done: Comparison) -> None:

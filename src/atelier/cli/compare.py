@@ -136,6 +136,9 @@ def measure(
     from atelier.evaluate.criteria import judge_criteria, read_criteria, read_figures
 
     # What is quickly found wrong is found before torch is loaded.
+    refuse_file(output)
+    if template is not None and lq is None:
+        raise UserError("--filename-tmpl names the pictures of --lq, which is not given")
     for path in models:
         find_weights(path, None)
     asked = read_criteria(criteria) if judge else []
@@ -150,8 +153,8 @@ def measure(
     from atelier.archs.info import parse_size
     from atelier.cli.pairs import open_pairs
     from atelier.evaluate.comparison import Candidate, common_scale, compare, labels_of
-    from atelier.evaluate.comparison_report import summary_text, write_comparison
-    from atelier.files import sha256_of
+    from atelier.evaluate.comparison_report import FILES, summary_text, write_comparison
+    from atelier.files import require_writable, sha256_of
     from atelier.ranks import crew_of
     from atelier.restore.exported import is_exported, model_files
     from atelier.restore.model import load_model
@@ -179,6 +182,9 @@ def measure(
                 "--lq is needed: these models keep the size, so degraded pictures cannot be made by bicubic"
             )
         pairs, lonely = open_pairs(gt, lq, scale=scale, template=template)
+        if output is not None and crew.first:
+            for name in FILES:
+                require_writable(output / name)
         if crew.place.world > 1:
             files = [each for path in models for each in (model_files(path) if is_exported(path) else [path])]
             names = [pair.name for pair in pairs] + [sha256_of(path) for path in files]
@@ -207,6 +213,12 @@ def measure(
         for path in write_comparison(measured, judgements, output).values():
             typer.echo(f"wrote {path}")
     return measured
+
+
+def refuse_file(folder: Path | None) -> None:
+    """Raise :class:`~atelier.errors.UserError` where the folder of a report is a file."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder} is a file; the report goes into a folder")
 
 
 def finish(measured: Comparison | None) -> None:

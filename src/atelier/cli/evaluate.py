@@ -68,9 +68,11 @@ def evaluate(
     ] = None,
     anchor: Annotated[_Texts, typer.Option("--anchor", help=_FILMS + "FRAME=PICTURE.")] = None,
     first_frame: Annotated[
-        str,
-        typer.Option("--first-frame", help=_FILMS + "without --reference that frame is exemplar or anchor."),
-    ] = "exemplar",
+        _Text,
+        typer.Option(
+            "--first-frame", help=_FILMS + "without --reference that frame is exemplar (default) or anchor."
+        ),
+    ] = None,
     result: Annotated[
         _Paths,
         typer.Option(
@@ -105,7 +107,12 @@ def evaluate(
         "--fusion-ckpt": fusion,
     }
     films = parts | {"--backbone-weights": backbone, "--reference": reference, "--anchor": anchor}
-    films |= {"--result": result, "--short-side": short_side, "--scene-cut": scene_cut}
+    films |= {
+        "--first-frame": first_frame,
+        "--result": result,
+        "--short-side": short_side,
+        "--scene-cut": scene_cut,
+    }
     if task == "colorize":
         pictures = {"--lq": lq, "--filename-tmpl": template, "--crop-border": crop_border, "--tile": tile}
         shared = None if launcher == "none" else launcher
@@ -123,7 +130,7 @@ def evaluate(
                 weights,
                 reference or (),
                 anchor or (),
-                first_frame,
+                "exemplar" if first_frame is None else first_frame,
                 256 if short_side is None else short_side,
                 scene_cut or "auto",
                 output,

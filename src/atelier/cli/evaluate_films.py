@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from atelier.cli.compare import refuse_file
 from atelier.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def evaluate_films(asked: FilmsToEvaluate, say: Callable[[str], None] = typer.ec
             f"--first-frame {asked.first_frame}: allowed are exemplar and anchor"
             f"{did_you_mean(asked.first_frame, ('exemplar', 'anchor'))}"
         )
+    refuse_file(asked.output)
     films = films_below(asked.gt, "--gt")
     from atelier.colorize.scenes import scene_rule
 
@@ -100,9 +102,13 @@ def evaluate_films(asked: FilmsToEvaluate, say: Callable[[str], None] = typer.ec
 
     from atelier.colorize.modes import MotionFinder
     from atelier.evaluate.colouring import measure_films
-    from atelier.evaluate.colouring_report import colouring_text, write_colouring
+    from atelier.evaluate.colouring_report import FILES, colouring_text, write_colouring
+    from atelier.files import require_writable
     from atelier.progress import progress
 
+    if asked.output is not None:
+        for name in FILES:
+            require_writable(asked.output / name)
     with progress("Measuring", None, "frames") as bar:
         measured = measure_films(
             ((name, measure_rows(name, path)) for name, path in films.items()),

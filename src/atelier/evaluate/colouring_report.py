@@ -98,6 +98,10 @@ def _columns(colouring: Colouring) -> list[str]:
     ]
 
 
+#: What :func:`write_colouring` writes.
+FILES = ("summary.csv", "frames.csv", "evaluation.json", PAGE)
+
+
 def write_colouring(colouring: Colouring, folder: Path) -> dict[str, Path]:
     """Write ``summary.csv``, ``frames.csv``, ``evaluation.json`` and the page; each appears whole or not at all."""
     folder = Path(folder)

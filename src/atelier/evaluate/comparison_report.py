@@ -19,6 +19,8 @@ from atelier.evaluate.sections import Cell, ImageRow
 from atelier.files import atomic_write
 
 _PAGE = "comparison.html"
+#: What :func:`write_comparison` writes.
+FILES = ("pictures.csv", "summary.csv", "comparison.md", _PAGE)
 #: Below so many pictures no change is called significant: a resampled mean of 2 takes 3 values.
 FEWEST_FOR_INTERVALS = 5
 
@@ -92,7 +94,9 @@ def headline(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
     plain = _plain_winner(comparison)
     if plain is not None:
         better = plain.result.metrics["psnr"].value
-        text += f". Plain upsampling is better: {plain.label} has {format_value(better, mean.protocol)}"
+        what = "The unrestored input is better: it" if plain.label == "input" else ""
+        what = what or f"Plain upsampling is better: {plain.label}"
+        text += f". {what} has {format_value(better, mean.protocol)}"
     if judgements:
         counted = [each for each in judgements if each.state != "not measurable"]
         passed = sum(each.state == "pass" for each in counted)
