@@ -223,7 +223,7 @@ def test_readme_names_only_commands_that_exist() -> None:
 
 def test_readme_names_only_files_that_exist() -> None:
     text = (REPOSITORY / "README.md").read_text()
-    for name in re.findall(r"options/[\w/]+\.yml", text):
+    for name in re.findall(r"(?<![\w/])options/[\w/]+\.\w+", text):
         assert (REPOSITORY / name).exists(), name
 
 

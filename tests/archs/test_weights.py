@@ -17,7 +17,9 @@ from torch import Tensor
 
 from archs.examples import lively, picture, save, small_swinir
 from atelier.archs import SRVGGNetCompact, load_network, read_weights, save_weights, written_state
+from atelier.archs.weights import EXPORTED_SUFFIXES
 from atelier.errors import UserError
+from atelier.restore.exported import RUNTIMES
 
 
 def net_of(seed: int = 0) -> Any:
@@ -43,6 +45,17 @@ def test_layouts_of_the_field(key: str | None, prefix: str, tmp_path: Path) -> N
     assert file.path == path
     assert equal(file.state, state)
     assert file.shapes["body.4.weight"] == (12, 4, 3, 3)
+
+
+def test_an_exported_model_is_no_damaged_file(tmp_path: Path) -> None:
+    assert set(EXPORTED_SUFFIXES) == set(RUNTIMES)
+    for suffix in (*EXPORTED_SUFFIXES, ".ONNX"):
+        path = tmp_path / f"net{suffix}"
+        path.write_bytes(b"whatever")
+        with pytest.raises(
+            UserError, match=r"net\.\w+ is an exported model.*give the file that it was exported from"
+        ):
+            load_network(path)
 
 
 def test_order_of_entries(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from atelier.archs.registry import NETWORKS
 from atelier.errors import UserError
 from atelier.files import atomic_path
 
+EXPORTED_SUFFIXES = (".onnx", ".param", ".xml", ".pt2")
+"""Of models that other runtimes run; ``atelier.restore.exported`` opens them."""
+
 _KEYS = ("params_ema", "params", "state_dict")
 # Entries of our files that are records, not weights.
 _RECORDS = ("options", "transfer", "frozen")
@@ -69,6 +72,11 @@ def read_weights(path: Path | str, param_key: str | None = None, *, also: tuple[
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such weight file")
+    if path.suffix.lower() in EXPORTED_SUFFIXES:
+        raise UserError(
+            f"{path} is an exported model, which restore, evaluate and compare run; weights are needed here: give the "
+            f"file that it was exported from (.pth or .safetensors)"
+        )
     if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
         stored = metadata.pop("param_key", None)
