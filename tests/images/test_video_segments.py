@@ -213,6 +213,16 @@ def test_an_error_keeps_finished_segments(tmp_path: Path) -> None:
     assert target.read_bytes() == (tmp_path / "c.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("frames", [7, 14, 15])
+def test_segments_of_seven_frames_are_joined(tmp_path: Path, frames: int) -> None:
+    """At the end of so many FFmpeg does not say when they are decoded."""
+    source = flat_film(tmp_path / "a.mp4", frames=frames, audio=1)
+    assert convert(source, tmp_path / "b.mp4", segment=7).frames == frames
+    assert moments(tmp_path / "b.mp4") == moments(source)
+    convert(source, tmp_path / "c.mkv", segment=8)
+    assert len(moments(tmp_path / "c.mkv")) == frames
+
+
 def test_another_rate_does_not_go_on(tmp_path: Path) -> None:
     """Pictures have no time of their own: neither they nor the parts that are there know of the rate asked for."""
     for index in range(6):

@@ -296,8 +296,11 @@ class VideoWriter:
                     )
                 place = 0
                 for packet in part.demux(stream):
-                    if packet.dts is None:
-                        continue
+                    if packet.pts is None:
+                        continue  # the end
+                    # Nut has no times of decoding, and FFmpeg gives up guessing them after just seven frames of H.264;
+                    # without B-frames they are those of the pictures.
+                    packet.dts = packet.pts
                     scale = self.plan.picture.time_base / packet.time_base
                     packet.duration = int((durations[place] or step) * scale)
                     packet.stream = video
