@@ -21,6 +21,7 @@ from atelier.cli.main import main
 from atelier.cli.transfer_pictures import calibration_crops
 from atelier.cli.transfer_run import run_transfer
 from atelier.compress import TransferOptions, fidelity, transfer
+from atelier.compress.transfer_options import METHODS
 from atelier.compress.transferring import ticks
 from atelier.errors import UserError
 from atelier.files import sha256_of
@@ -232,7 +233,7 @@ def test_the_command(folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture
     rows = {each["name"]: each for each in report["table"]}
     assert rows["source"]["to_source"]["psnr"] is None
     assert rows["least-squares"]["parameters"] == sum(each.numel() for each in file.state.values())
-    assert rows["least-squares"]["bytes"] == one.stat().st_size
+    assert {rows[name]["bytes"] for name in METHODS} == {one.stat().st_size}
     assert [each["layer"] for each in report["relative_errors"]["least-squares"]] == [0, 1, 2, 3, 4]
 
 
@@ -307,7 +308,9 @@ def test_nothing_is_written_when_measuring_stops(
     assert sorted(each.name for each in new.parent.iterdir()) == ["new.pth", "new.pth.transfer.json"]
     before = [(each.name, each.read_bytes()) for each in sorted(new.parent.iterdir())]
     with monkeypatch.context() as patch:
-        patch.setattr("atelier.cli.transfer_run.save_weights", _Full(2))
+        patch.setattr(
+            "atelier.cli.transfer_run.save_weights", _Full(3)
+        )  # source and result are weighed before
         with pytest.raises(UserError, match="the disk is full"):
             run_it(folders, new, num_feat=5)
     assert [(each.name, each.read_bytes()) for each in sorted(new.parent.iterdir())] == before
@@ -387,6 +390,17 @@ def test_lines_that_say_nothing_are_left_out(
     assert all(each["to_gt"] is None for each in report["table"])
     assert "nan" not in said
     assert said.count("inf") == 1  # the source to itself
+
+
+def test_equal_networks_have_equal_sizes(folders: Any, tmp_path: Path) -> None:
+    source, calibration, gt = folders
+    choices = {"num_feat": 12, "num_conv": 3, "method": "l2-aligned"}
+    same = {"calibration": calibration, "gt": gt, "grey": True}
+    new = tmp_path / "grey.pth"
+    rows = {each["name"]: each for each in run_transfer(source, new, choices, **same)["table"]}
+    assert rows["source"]["parameters"] == rows["l2-aligned"]["parameters"]
+    assert rows["source"]["bytes"] == rows["l2-aligned"]["bytes"] == new.stat().st_size
+    assert rows["bicubic"]["bytes"] is None
 
 
 def test_another_network_is_refused(folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

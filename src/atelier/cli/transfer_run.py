@@ -104,14 +104,7 @@ def run_transfer(
         "kept": None if chosen.kept is None else [list(each) for each in chosen.kept],
         "calibration": calibration_files,
     }
-    sizes = {
-        "source": source.stat().st_size,
-        **{
-            name: _bytes(each.net, record if name == options.method else None, output.suffix)
-            for name, each in results.items()
-        },
-    }
-    rows, pictures = _judged(net, results, sizes, held)
+    rows, pictures = _judged(net, results, record, output.suffix, held)
     report = {
         "transfer": record,
         "held_out": held_files,
@@ -187,12 +180,14 @@ def _results(
 def _judged(
     net: SRVGGNetCompact,
     results: Mapping[str, Transferred],
-    sizes: Mapping[str, int],
+    record: Mapping[str, Any],
+    suffix: str,
     held: Sequence[HeldOut],
 ) -> tuple[list[Row], dict[str, list[Tensor]]]:
     """The table, and the pictures by row name; the last picture list is the ground truth.
 
     At scale 1 the input is the ground truth: it is the plain row, and nothing is compared with the ground truth.
+    Sizes are those of files with one ``record``, so that equal networks have equal sizes.
     """
     scale = net.options.upscale
     truth = [each.gt for each in held]
@@ -220,7 +215,7 @@ def _judged(
                 name=name,
                 parameters=None if network is None else count_parameters(network)[0],
                 macs_per_pixel=macs,
-                bytes=sizes.get(name),
+                bytes=None if network is None else _bytes(network, record, suffix),
                 latency_ms=latencies.get(name),
                 latency_ratio=latencies[name] / latencies["source"] if name in latencies else None,
                 to_source=fidelity(outputs, pictures["source"]),
@@ -245,16 +240,18 @@ def useless(rows: Sequence[Row], method: str) -> str | None:
     )
 
 
-def _save(path: Path, net: SRVGGNetCompact, record: Mapping[str, Any] | None) -> None:
-    """Write ``net`` with what is needed to build it and, where given, how it came about."""
-    metadata = {"arch": net.options.type, "options": net.options.model_dump(mode="json", exclude={"type"})}
-    if record is not None:
-        metadata["transfer"] = dict(record)
+def _save(path: Path, net: SRVGGNetCompact, record: Mapping[str, Any]) -> None:
+    """Write ``net`` with what is needed to build it and how it came about."""
+    metadata = {
+        "arch": net.options.type,
+        "options": net.options.model_dump(mode="json", exclude={"type"}),
+        "transfer": dict(record),
+    }
     state = net.state_dict()
     save_weights(path, {"params": state, "params_ema": state}, metadata)
 
 
-def _bytes(net: SRVGGNetCompact, record: Mapping[str, Any] | None, suffix: str) -> int:
+def _bytes(net: SRVGGNetCompact, record: Mapping[str, Any], suffix: str) -> int:
     """Size of the network's file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"net{suffix}"
