@@ -66,6 +66,22 @@ def test_a_folder_of_basicsr_is_continued(whole: Path, tmp_path: Path) -> None:
     assert "network_d: optimiser: moments of 12 of 12 parameters restored" in log
 
 
+def test_schedule_free_training_goes_on_at_the_checkpoints_weights(whole: Path, tmp_path: Path) -> None:
+    """It keeps weights of its own, which were those of a fresh network."""
+    run = as_basicsr_leaves(whole, tmp_path, 4)
+    still = "{type: AdamWScheduleFree, lr: 1e-30}"
+    optimizers = (f"train.optim_g={still}", f"train.optim_d={still}", "train.ema_decay=0")
+    continued(tmp_path, "path.resume=auto", *optimizers)
+    assert_same(weights(run, 8)["params"], weights(whole, 4)["params"])
+    ours, theirs = (
+        torch.load(folder / "models" / f"net_d_{step}.pth", weights_only=True)["params"]
+        for folder, step in ((run, 8), (whole, 4))
+    )
+    learned = [key for key in theirs if not key.endswith(("_u", "_v"))]
+    assert_same({key: ours[key] for key in learned}, {key: theirs[key] for key in learned})
+    assert "moments are not carried from Adam to AdamWScheduleFree" in (run / "train.log").read_text()
+
+
 def test_teeth_without_the_moments_the_run_is_another(whole: Path, tmp_path: Path) -> None:
     run = as_basicsr_leaves(whole, tmp_path, 4)
     path = run / "training_states" / "4.state"

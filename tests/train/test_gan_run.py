@@ -273,7 +273,10 @@ def test_a_discriminators_loss_that_is_not_finite_stops_the_run(
 
 
 class TestStarts:
-    def test_both_networks_start_from_files(self, uninterrupted: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("optimizer", ["SGD", "AdamWScheduleFree"])
+    def test_both_networks_start_from_files(
+        self, uninterrupted: Path, tmp_path: Path, optimizer: str
+    ) -> None:
         models = uninterrupted / "models"
         options = plain(tmp_path)
         options["path"] |= {
@@ -281,8 +284,8 @@ class TestStarts:
             "pretrain_network_d": str(models / "net_d_8.pth"),
             "param_key_g": "params",
         }
-        zero = {"type": "SGD", "lr": 1e-30}
-        options["train"] |= {"optim_g": zero, "optim_d": zero, "total_iter": 1}
+        zero = {"type": optimizer, "lr": 1e-30}
+        options["train"] |= {"optim_g": zero, "optim_d": zero, "total_iter": 1, "ema_decay": 0}
         folder = train(options, quiet=True).folder
         assert_same(weights(folder, 1)["params"], weights(uninterrupted, 8)["params"])
         start, end = discriminator(uninterrupted, 8), discriminator(folder, 1)

@@ -22,7 +22,9 @@ from atelier.train.optimizers import (
     OptimizerOptions,
     SGDOptions,
     averaged_weights,
+    begin_at_weights,
     guarded_step,
+    take_up,
 )
 
 CPU = torch.device("cpu")
@@ -145,12 +147,87 @@ def test_resume_from_a_file_is_bit_exact(options):
     second = network()
     second.load_state_dict(stored["net"])
     second_optimizer = options.build(second.parameters(), CPU)
-    second_optimizer.load_state_dict(stored["optimizer"])
+    take_up(second_optimizer, stored["optimizer"])
+    assert_same_state(second_optimizer.state_dict(), stored["optimizer"])
     train(second, second_optimizer, 6, 9)
 
     assert torch.equal(flat(whole), flat(second))
     with averaged_weights([whole_optimizer, second_optimizer]):
         assert torch.equal(flat(whole), flat(second))
+
+
+CHANGED = [
+    (ALL[0], AdamOptions(lr=0.01, weight_decay=0.5, betas=(0.5, 0.6), eps=1e-3)),
+    (ALL[0], ALL[1]),  # the same decay, which Adam adds to the gradient and AdamW takes off the weights
+    (ALL[1], ALL[0]),
+    (ALL[2], SGDOptions(lr=0.01, momentum=0.5, weight_decay=0.3)),
+    (ALL[4], AdamWScheduleFreeOptions(lr=0.01, weight_decay=0.3, betas=(0.7, 0.9), eps=1e-3)),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGED, ids=lambda o: o.type)
+def test_settings_changed_since_are_the_new_ones(before, after):
+    """As if they had been changed in the running optimiser, by hand; the moments stay."""
+    running, resumed = network(), network()
+    first = before.build(running.parameters(), CPU)
+    train(running, first, 1, 5)
+    stored = copy.deepcopy(first.state_dict())
+    resumed.load_state_dict(running.state_dict())
+    second = after.build(resumed.parameters(), CPU)
+    fresh = {key: value for key, value in second.param_groups[0].items() if key in second.defaults}
+    take_up(second, stored)
+
+    first.param_groups[0].update(fresh)
+    if isinstance(after, AdamWScheduleFreeOptions):
+        first.train()  # where gradients are taken depends on the betas
+    assert_same_state(second.state_dict(), first.state_dict())
+    for net, optimizer in ((running, first), (resumed, second)):
+        train(net, optimizer, 6, 8)
+    assert torch.equal(flat(running), flat(resumed))
+
+
+def test_the_rate_that_was_used_last_is_kept():
+    optimizer = ALL[0].build(network().parameters(), CPU)
+    stored = optimizer.state_dict()
+    stored["param_groups"][0] |= {"lr": 0.002, "rate": 0.1}
+    take_up(optimizer, stored)
+    assert optimizer.param_groups[0]["lr"] == 0.002
+    assert "rate" not in optimizer.param_groups[0]  # a share of a group that this run has not
+
+
+def test_momentum_that_begins_or_ends_at_a_resume():
+    without, net = network(), network()
+    plain = SGDOptions(lr=0.01).build(without.parameters(), CPU)
+    train(without, plain, 1, 2)
+    heavy = SGDOptions(lr=0.01, momentum=0.9).build(net.parameters(), CPU)
+    take_up(heavy, plain.state_dict())
+    assert all(not bool(heavy.state[param]["momentum_buffer"].any()) for param in net.parameters())
+    train(net, heavy, 3, 4)
+    take_up(plain, heavy.state_dict())
+    assert plain.state_dict()["state"] == {}
+
+
+def test_an_optimiser_of_another_number_of_groups_is_refused():
+    net = network()
+    stored = torch.optim.Adam([{"params": list(net[0].parameters())}, {"params": list(net[1:].parameters())}])
+    with pytest.raises(ValueError, match="parameter groups"):
+        take_up(ALL[0].build(net.parameters(), CPU), stored.state_dict())
+
+
+def test_a_schedule_free_optimiser_begins_at_weights_loaded_later():
+    net, optimizer = schedule_free()
+    train(net, optimizer, 1, 2)
+    with torch.no_grad():
+        for param in net.parameters():
+            param.fill_(0.25)
+    begin_at_weights(optimizer)
+    group = optimizer.param_groups[0]
+    assert group["step"] == 0 and group["weight_sum"] == 0
+    group["lr"] = 0.0
+    train(net, optimizer, 3, 3)
+    assert bool((flat(net) == 0.25).all())
+    with averaged_weights([optimizer]):
+        assert bool((flat(net) == 0.25).all())
 
 
 def test_resume_without_the_optimiser_s_state_differs():
@@ -386,3 +463,27 @@ def test_groups_keep_the_settings_and_take_their_own_rates() -> None:
     again = torch.optim.AdamW([{"params": [first]}, {"params": [second]}])
     again.load_state_dict(optimizer.state_dict())
     assert [group["name"] for group in again.param_groups] == ["slow", "fast"]
+
+
+def test_every_group_counts_its_own_steps() -> None:
+    from atelier.objectives.base import ParameterGroup
+    from atelier.train.optimizers import split_groups
+
+    options = AdamWScheduleFreeOptions(lr=0.01)
+    nets = [network(), network()]
+    whole = options.build(nets[0].parameters(), CPU)
+    parts = split_groups(
+        options.build(nets[1].parameters(), CPU),
+        [
+            ParameterGroup("one", list(nets[1][0].parameters())),
+            ParameterGroup("two", list(nets[1][1:].parameters())),
+        ],
+    )
+    for net, optimizer in zip(nets, (whole, parts), strict=True):
+        train(net, optimizer, 1, 4)
+    assert torch.equal(flat(nets[0]), flat(nets[1]))
+    again = copy.deepcopy(parts.state_dict())
+    shared = again["param_groups"][0]["step"]
+    again["param_groups"][1]["step"] = shared  # as older checkpoints have it
+    take_up(parts, again)
+    assert parts.param_groups[0]["step"] is not parts.param_groups[1]["step"]

@@ -305,6 +305,59 @@ def test_harmless_change_is_shown_and_allowed(tmp_path: Path) -> None:
     assert "logger.print_freq" in (folder / "train.log").read_text()
 
 
+def stored_optimizer(folder: Path, iteration: int) -> dict[str, Any]:
+    state = torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True)
+    return state["optimizers"][0]
+
+
+def test_optimiser_options_changed_at_a_resume_count(tmp_path: Path) -> None:
+    """They were announced as changed while the checkpoint's stayed in force."""
+    train(small_run(tmp_path), ["train.total_iter=4"], quiet=True)
+    changed = "train.optim_g={type: AdamW, lr: 1e-3, weight_decay: 0.5, betas: [0.5, 0.6], eps: 1e-4}"
+    folder = train(small_run(tmp_path), [changed], quiet=True, auto_resume=True).folder
+    (group,) = stored_optimizer(folder, 8)["param_groups"]
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.5, (0.5, 0.6), 1e-4)
+    assert group["decoupled_weight_decay"] is True
+    assert float(stored_optimizer(folder, 8)["state"][0]["step"]) == 8  # the moments went on
+    assert "optimiser (AdamW)" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("Adam", "SGD"), ("SGD", "Adam"), ("Adam", "AdamWScheduleFree"), ("AdamWScheduleFree", "Adam")],
+)
+def test_another_optimiser_begins_afresh_at_the_checkpoints_weights(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    options = small_run(tmp_path, train={"ema_decay": 0, "optim_g": {"type": before, "lr": 1e-3}})
+    train(options, ["train.total_iter=4"], quiet=True)
+    momentum = ", momentum: 0.9" if after == "SGD" else ""
+    # With such a rate the weights stay where they are.
+    changed = f"train.optim_g={{type: {after}, lr: 1e-30{momentum}}}"
+    folder = train(options, [changed], quiet=True, auto_resume=True).folder
+    assert_same(weights(folder, 4)["params"], weights(folder, 8)["params"])
+    told = f"optimiser ({after}, which begins afresh: the checkpoint's are moments of {before})"
+    assert told in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_fp16_from_a_checkpoint_without_a_loss_scale(tmp_path: Path, foreign: bool) -> None:
+    folder = train(small_run(tmp_path), ["train.total_iter=4"], quiet=True).folder
+    if foreign:  # BasicSR's states know nothing of a scale, and have no manifest
+        path = folder / "training_states" / "4.state"
+        optimizers = torch.load(path, weights_only=True)["optimizers"]
+        torch.save({"epoch": 0, "iter": 4, "optimizers": optimizers, "schedulers": []}, path)
+        path.with_suffix(".json").unlink()
+    result = train(small_run(tmp_path), ["train.precision=fp16"], quiet=True, auto_resume=True)
+    assert result.finished
+    assert "a loss scale that begins afresh" in (folder / "train.log").read_text()
+    state = torch.load(folder / "training_states" / "8.state", weights_only=True)
+    assert state["scaler"]["_growth_tracker"] == 4 and state["scaler"]["scale"] == 65536
+    train(small_run(tmp_path), ["train.precision=fp16", "train.total_iter=9"], quiet=True, auto_resume=True)
+    state = torch.load(folder / "training_states" / "9.state", weights_only=True)
+    assert state["scaler"]["_growth_tracker"] == 5  # a scale that is there goes on
+
+
 def test_checkpoint_of_another_network(tmp_path: Path) -> None:
     train(small_run(tmp_path), ["train.total_iter=4"], quiet=True)
     other = ["network_g.num_feat=12"]

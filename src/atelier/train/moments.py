@@ -29,6 +29,11 @@ _BUFFERS = (
 )
 
 
+def same_moments(former: str, now: str) -> bool:
+    """Whether an optimiser of class ``now`` can go on with the state of one of class ``former``."""
+    return former == now or {former, now} <= _CARRIED
+
+
 @dataclass(frozen=True)
 class Moments:
     """What became of the moments of every parameter that is trained now.
@@ -85,7 +90,7 @@ def carry_moments(
     """
     if stored is None:
         return Moments((), tuple(names), "the checkpoint holds no optimiser")
-    if type(optimizer).__name__ not in _CARRIED or stored_type not in _CARRIED:
+    if not {type(optimizer).__name__, stored_type} <= _CARRIED:
         kinds = f"from {stored_type} to {type(optimizer).__name__}"
         return Moments((), tuple(names), f"moments are not carried {kinds}")
     places = {name: place for place, name in enumerate(stored_names) if name is not None}

@@ -1,10 +1,11 @@
-"""Optimisers by ``type:``, built with the device's fastest kernels; the guarded step; averaged weights."""
+"""Optimisers by ``type:``, built with the device's fastest kernels; taking them up again; the guarded step."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -88,19 +89,16 @@ class SGDOptions(OptimizerOptions):
 
     def build(self, params: Iterable[nn.Parameter], device: torch.device) -> Optimizer:
         """Fused where the device has it."""
-        import torch
         from torch.optim import SGD
 
-        chosen = _trainable(params)
         optimizer = SGD(
-            chosen, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, **_kernels(device)
+            _trainable(params),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            **_kernels(device),
         )
-        if self.momentum:
-            # torch's fused kernel creates these without a value in its first step and fills them only where
-            # that step is not skipped; from zero the first step gives the same buffer (0·momentum +
-            # gradient).
-            for param in chosen:
-                optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        _fill_velocities(optimizer)
         return optimizer
 
 
@@ -145,11 +143,61 @@ def split_groups(optimizer: Optimizer, groups: Sequence[ParameterGroup]) -> Opti
         return optimizer
     (whole,) = optimizer.param_groups
     shared = {key: value for key, value in whole.items() if key != "params"}
+    # Counters are tensors that a step adds to: each group has its own.
     optimizer.param_groups[:] = [
-        {"params": list(group.parameters), **shared, "name": group.name, "rate": group.rate}
+        {"params": list(group.parameters), **deepcopy(shared), "name": group.name, "rate": group.rate}
         for group in groups
     ]
     return optimizer
+
+
+def take_up(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
+    """Go on with the moments and counters of ``stored``, a ``state_dict`` of an optimiser with the same moments.
+
+    Settings (betas, weight decay, kernels, the groups' shares of the rate) stay those that ``optimizer`` was built
+    with: torch would take the stored ones, and an option that was changed since would do nothing. ``lr`` is the
+    stored one, which the last step used; the schedule sets it anew at every step.
+
+    Raises:
+        ValueError, KeyError: it is the state of another network's optimiser.
+    """
+    settings = {*optimizer.defaults, "name", "rate"} - {"lr"}
+    groups: Sequence[Mapping[str, Any]] = stored["param_groups"]
+    if len(groups) == len(optimizer.param_groups):  # else torch says so
+        groups = [
+            {key: value for key, value in theirs.items() if key not in settings}
+            | {key: value for key, value in own.items() if key in settings}
+            for own, theirs in zip(optimizer.param_groups, groups, strict=True)
+        ]
+    # Before loading, as what is loaded is made to fit the settings: a step count's device, schedule-free weights.
+    optimizer.load_state_dict({**stored, "param_groups": groups})
+    _fill_velocities(optimizer)
+
+
+def begin_at_weights(optimizer: Optimizer) -> None:
+    """Tell a fresh optimiser that other weights were loaded since it was built; only schedule-free ones keep any."""
+    from atelier.train.schedule_free import AdamWScheduleFree
+
+    if isinstance(optimizer, AdamWScheduleFree):
+        optimizer.begin()
+
+
+def _fill_velocities(optimizer: Optimizer) -> None:
+    """Give every parameter of an SGD with momentum its velocity, zero where there is none; without, take them away.
+
+    torch's fused kernel creates velocities without a value in its first step and fills them only where that step is
+    not skipped; from zero the first step gives the same one (0 · momentum + gradient).
+    """
+    import torch
+
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if not group["momentum"]:
+                optimizer.state.pop(param, None)
+            elif optimizer.state[param].get("momentum_buffer") is None:
+                optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
 
 
 def guarded_step(optimizer: Optimizer, skip: Tensor | None = None) -> None:

@@ -23,7 +23,8 @@ class AdamWScheduleFree(Optimizer):
     more copy of the weights): recomputing it rounds, and a run that was validated or resumed must equal one
     that was not.
 
-    Build it after the start weights are loaded. Supports the ``grad_scale`` and ``found_inf`` attributes of
+    It begins at the weights that the parameters hold when it is built; :meth:`begin` where others were loaded since.
+    Supports the ``grad_scale`` and ``found_inf`` attributes of
     torch's ``GradScaler`` as fused optimisers do.
     """
 
@@ -39,6 +40,10 @@ class AdamWScheduleFree(Optimizer):
     ) -> None:
         self.training = True
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin at the weights that the parameters hold now: no step was taken."""
         for group in self.param_groups:
             for param in group["params"]:
                 self.state[param] = {
@@ -78,7 +83,8 @@ class AdamWScheduleFree(Optimizer):
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for name in ("step", "weight_sum"):
-                group[name] = group[name].to(group["params"][0].device)
+                # A copy: a group may not count in the tensor of another.
+                group[name] = group[name].to(group["params"][0].device, copy=True)
         self._show()
 
     @torch.no_grad()

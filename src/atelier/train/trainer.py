@@ -33,8 +33,14 @@ from atelier.train.gradients import clip_gradients, gradient_norm
 from atelier.train.health import Health
 from atelier.train.kair_checkpoint import write_kair_files
 from atelier.train.meters import Meters
-from atelier.train.moments import Moments, carry_moments
-from atelier.train.optimizers import averaged_weights, guarded_step, split_groups
+from atelier.train.moments import Moments, carry_moments, same_moments
+from atelier.train.optimizers import (
+    averaged_weights,
+    begin_at_weights,
+    guarded_step,
+    split_groups,
+    take_up,
+)
 from atelier.train.regularizers import apply_regularizer
 from atelier.train.setting import setting_of
 from atelier.train.starting import Start
@@ -163,6 +169,7 @@ class Trainer:
         if path.pretrain_network_d is not None:
             file = read_weights(path.pretrain_network_d, path.param_key_d)
             self.start_report_d = load_state(self.nets["d"], file, path.load_d, min_loaded=path.min_loaded)
+            begin_at_weights(self.optimizers["d"])
 
     def carry_discriminator(self, state: Mapping[str, Any], checkpoint: Checkpoint) -> str | None:
         """Take over the discriminator of a checkpoint that a new run begins with, its moments by name.
@@ -382,16 +389,17 @@ class Trainer:
             raise UserError(
                 f"the checkpoint trained networks {state.get('roles')}, this run {list(self.optimizers)}"
             )
+        # What an objective trains is loaded before an optimiser that may begin at it.
         if state.get("foreign"):
+            self.objective.load_files(state.get("files") or {})
             carried = {
                 role: self.carry_moments(state, self._trained_names(role), role) for role in self.optimizers
             }
-            self.objective.load_files(state.get("files") or {})
             restored = ", ".join(f"network_{role}: {each.text()}" for role, each in carried.items())
         else:
-            restored = self._load_optimizers(state)
             self.objective.load_state_dict(state.get("objective") or {})
-        self.scaler.load_state_dict(state.get("scaler") or {}) if self.scaler.is_enabled() else None
+            restored = self._load_optimizers(state)
+        restored += self._load_scale(state.get("scaler"))
         self.meters.load_state_dict(state.get("meters") or {})
         self.iteration = int(state["iter"])
         began, steps = state.get("rise") or (0, 0)
@@ -401,32 +409,49 @@ class Trainer:
         return [*weights, restored, f"step {self.iteration}", "place in the data plan"]
 
     def _load_optimizers(self, state: Mapping[str, Any]) -> str:
-        for optimizer, stored in zip(self.optimizers.values(), state["optimizers"], strict=True):
-            # A rate is an option, not a thing learned: the run's own counts.
-            rates = [group.get("rate") for group in optimizer.param_groups]
+        kinds = []
+        for (role, optimizer), stored in zip(self.optimizers.items(), state["optimizers"], strict=True):
+            kind = type(optimizer).__name__
+            former = self._stored_type(state, role) if state.get("past") else kind
+            if not same_moments(former, kind):
+                begin_at_weights(optimizer)
+                kinds.append(f"{kind}, which begins afresh: the checkpoint's are moments of {former}")
+                continue
             try:
-                optimizer.load_state_dict(stored)
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group.update({"rate": rate} if rate is not None else {})
+                take_up(optimizer, stored)
             except (ValueError, KeyError) as error:
                 raise UserError(f"the checkpoint's optimiser does not fit this run: {error}") from error
-        kinds = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
-        return f"optimiser ({kinds})"
+            kinds.append(kind)
+        return f"optimiser ({', '.join(kinds)})"
+
+    def _load_scale(self, stored: Mapping[str, Any] | None) -> str:
+        """Take up the scale of fp16's losses; what is to be said of it."""
+        if not self.scaler.is_enabled():
+            return ""
+        if not stored:  # the steps so far were taken in another precision, or by another program
+            return ", a loss scale that begins afresh: the checkpoint has none"
+        self.scaler.load_state_dict(dict(stored))
+        return ""
 
     def carry_moments(self, state: Mapping[str, Any], survivors: Collection[str], role: str = "g") -> Moments:
         """Take over a network's moments by name, for the parameters ``survivors`` alone (``train.moments``)."""
-        past = state.get("past")
-        stored_train = past["train"] if past else {}
-        stored_optim = stored_train.get(f"optim_{role}") or stored_train.get("optim_g") or {"type": "Adam"}
+        begin_at_weights(self.optimizers[role])
         stored = dict(zip(state.get("roles", ["g"]), state.get("optimizers") or [], strict=False))
         return carry_moments(
             self.optimizers[role],
             self._trained_names(role),
             stored.get(role),
             state.get("parameters", {}).get(role, []),
-            stored_type=stored_optim["type"],
+            stored_type=self._stored_type(state, role),
             survivors=survivors,
         )
+
+    def _stored_type(self, state: Mapping[str, Any], role: str) -> str:
+        """The class of a checkpoint's optimiser; without its options Adam, which KAIR and BasicSR's files use."""
+        past = state.get("past")
+        train = past["train"] if past else {}
+        optim = train.get(f"optim_{role}") or train.get("optim_g") or {"type": "Adam"}
+        return str(optim["type"])
 
     def _trained_names(self, role: str) -> list[str]:
         """In the order of the optimiser; a network's own names, also where a projector learns beside it."""
