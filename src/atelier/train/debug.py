@@ -14,6 +14,7 @@ from atelier.train.checkpoint import CheckpointStore
 from atelier.train.distributed import Ranks, choose_device
 from atelier.train.folder import RunFolder
 from atelier.train.run import train
+from atelier.train.tracking import check_trackers
 from atelier.train.trainer import Trainer
 
 #: Steps of a debug run: as many as BasicSR's debug interval.
@@ -27,8 +28,9 @@ CPU_BATCH, CPU_SIDE = 2, 64
 def debug_options(options: RunOptions, *, on_cpu: bool = False) -> RunOptions:
     """The same run, eight steps long: prints each step, validates on two pictures at half way and at the end.
 
-    Nothing is written outside ``experiments/debug_NAME``: pictures are read without the shard cache. ``on_cpu`` also
-    makes batch, crops and validation pictures small; on a GPU their full size is what is to be tried.
+    Nothing is written outside ``experiments/debug_NAME``: pictures are read without the shard cache, and neither
+    TensorBoard nor Weights & Biases hears of it. ``on_cpu`` also makes batch, crops and validation pictures small; on
+    a GPU their full size is what is to be tried.
     """
     name = f"debug_{options.name}"
     short = options.model_copy(
@@ -38,7 +40,12 @@ def debug_options(options: RunOptions, *, on_cpu: bool = False) -> RunOptions:
             "train": options.train.model_copy(update={"total_iter": STEPS}),
             "val": options.val.model_copy(update={"val_freq": STEPS // 2, "max_images": 2}),
             "logger": options.logger.model_copy(
-                update={"print_freq": 1, "save_checkpoint_freq": STEPS // 2, "use_tb_logger": False}
+                update={
+                    "print_freq": 1,
+                    "save_checkpoint_freq": STEPS // 2,
+                    "use_tb_logger": False,
+                    "wandb": options.logger.wandb.model_copy(update={"project": None}),
+                }
             ),
             "path": options.path.model_copy(
                 update={"resume_state": None, "resume": None, "resume_iteration": None}
@@ -69,9 +76,15 @@ def _small(options: RunOptions) -> TrainSetOptions:
     train, scale = options.datasets.train, options.scale
     if not isinstance(train, TrainImagesOptions):
         return train
-    # Windows divide it, and the eighths that a U-Net halves its way down to.
+    # Windows divide it, and the eighths that a U-Net halves its way down to; one such step where it is the larger.
     multiple = math.lcm(options.network_g.size_multiple, 8)
-    lq_size = min(train.gt_size // scale, CPU_SIDE // multiple * multiple)
+    lq_size = min(train.gt_size // scale, max(multiple, CPU_SIDE // multiple * multiple))
+    judge = options.network_d
+    try:
+        if judge is not None:
+            judge.check_size(lq_size * scale)
+    except ValueError:  # it judges crops of one size, or none that small
+        return train
     return train.model_copy(update={"gt_size": lq_size * scale})
 
 
@@ -84,6 +97,7 @@ def debug_run(options: RunOptions, *, launcher: str = "none") -> str:
     Raises:
         UserError: whatever would also have stopped the real run.
     """
+    check_trackers(options.logger)  # that it is there is looked at, though nothing is sent
     on_cpu = choose_device(options.num_gpu).type == "cpu"
     short = debug_options(options, on_cpu=on_cpu)
     folder = RunFolder(short.run_dir)
