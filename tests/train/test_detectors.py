@@ -143,6 +143,22 @@ def test_quality_below_the_first_validation() -> None:
     assert heard(young) == []
 
 
+def in_ssim(step: int, value: float) -> dict[str, Any]:
+    metric = {"value": value, "protocol": "SSIM-RGB", "higher_is_better": True}
+    return validation(step, 0.0) | {"metrics": {"ssim": metric}}
+
+
+def test_another_metric_after_a_resume_is_no_fall() -> None:
+    """SSIM in place of PSNR, and then SSIM a little below what it was when the network had learned already."""
+    records = [*run_of()[:40], in_ssim(4500, 0.92), in_ssim(5000, 0.91)]
+    assert heard(records) == []
+    early = [validation(100, 26.0), in_ssim(200, 0.7), *run_of()[:40], in_ssim(4500, 0.5)]
+    early = [
+        each for each in early if each["kind"] == "train" or "ssim" in each["metrics"] or each["iter"] == 100
+    ]
+    assert [alarm.detector for alarm in heard(early)] == ["not converging"]
+
+
 @pytest.mark.parametrize(
     ("records", "options"),
     [

@@ -58,3 +58,29 @@ def test_details_and_validations_are_kept_by_name() -> None:
     history.add({"kind": "alarm", "iter": 30})
     assert history.deciding == [(30, 30.0, True), (30, 31.0, True)]
     assert history.signs == (30, "b", {"chroma": 1.0}) and len(history.train) == 3
+
+
+def measured(step: int, value: float, **changes: Any) -> dict[str, Any]:
+    metric = {"value": value, "protocol": changes.get("protocol", "PSNR"), "higher_is_better": True}
+    return {
+        "kind": "validation",
+        "iter": step,
+        "set": changes.get("set", "val"),
+        "images": {name: {} for name in changes.get("images", ("a.png",))},
+        "metrics": {changes.get("metric", "psnr"): metric},
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"metric": "ssim"}, {"protocol": "PSNR-Y"}, {"set": "renamed"}, {"images": ("a.png", "b.png")}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_decides_is_compared_with_its_like_alone(change: dict[str, Any]) -> None:
+    """A resumed run may be measured in another way; SSIM's 0.9 is no fall from a PSNR of 30."""
+    history = History([measured(10, 30.0), measured(20, 31.0)])
+    assert history.deciding == [(10, 30.0, True), (20, 31.0, True)]
+    history.add(measured(30, 0.9, **change))
+    history.add(measured(40, 0.8, **change))
+    assert history.deciding == [(30, 0.9, True), (40, 0.8, True)]
+    assert history.first_validation == 10

@@ -116,7 +116,10 @@ def not_converging(history: History, options: ConvergenceOptions, total_iter: in
 def _below_first(history: History, options: ConvergenceOptions, total_iter: int, remedy: str) -> Alarm | None:
     if len(history.deciding) < 2:
         return None
-    (_, start, _), (at, now, higher) = history.deciding[0], history.deciding[-1]
+    (since, start, _), (at, now, higher) = history.deciding[0], history.deciding[-1]
+    # Measured in another way since it had learned: then a value below that start is no lack of learning.
+    if since != history.first_validation and since >= options.patience * total_iter:
+        return None
     least = options.fall * abs(start)  # averaged weights hardly move at first: a last digit says nothing
     worse = now < start - least if higher else now > start + least
     # 20,000 of the source plan's 200,000 steps, as a share.

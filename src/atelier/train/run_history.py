@@ -29,7 +29,9 @@ class History:
         train: records of kind ``train``.
         taught: those of them with details of distillation.
         details: name -> (iteration, value) of every detail that was ever told.
-        deciding: (iteration, value, higher is better) of the first metric of the first set's validations.
+        deciding: (iteration, value, higher is better) of the first metric of the first set's validations, as far back
+            as they measure the same: a resumed run may go on with another metric or set.
+        first_validation: iteration of the very first validation; None before it.
         signs: (iteration, set, signs) of the latest validation that recorded signs.
     """
 
@@ -38,8 +40,10 @@ class History:
         self.taught: list[Record] = []
         self.details: dict[str, list[tuple[int, float]]] = {}
         self.deciding: list[tuple[int, float, bool]] = []
+        self.first_validation: int | None = None
         self.signs: tuple[int, str, Mapping[str, float]] | None = None
-        self._set: str | None = None
+        self._measured: tuple[int, str] | None = None
+        self._deciding: tuple[object, ...] | None = None
         self._losses: dict[str, _Losses] = {}
         for record in records:
             self.add(record)
@@ -61,12 +65,20 @@ class History:
             self.signs = int(record["iter"]), str(record["set"]), record["signs"]
         if not record["metrics"]:
             return
-        self._set = self._set or str(record["set"])
-        if record["set"] == self._set:
-            metric = next(iter(record["metrics"].values()))
-            value = float(metric["value"])
-            if math.isfinite(value):
-                self.deciding.append((int(record["iter"]), value, bool(metric["higher_is_better"])))
+        at, name = int(record["iter"]), str(record["set"])
+        if self.first_validation is None:
+            self.first_validation = at
+        if self._measured is None or self._measured[0] != at:
+            self._measured = at, name  # the first set of a step is the one that decides
+        if name != self._measured[1]:
+            return
+        key, metric = next(iter(record["metrics"].items()))
+        decides = name, key, metric.get("protocol"), frozenset(record.get("images", ()))
+        if decides != self._deciding:
+            self._deciding, self.deciding = decides, []
+        value = float(metric["value"])
+        if math.isfinite(value):
+            self.deciding.append((at, value, bool(metric["higher_is_better"])))
 
     def since(self, steps: int) -> list[Record]:
         """Train records of the last ``steps`` steps; none where the run (since its last start) is not that long."""
