@@ -137,7 +137,10 @@ def _convert_schedule(conversion: Conversion) -> None:
 
 
 def _numbers(values: Any) -> list[int]:
-    return [value for value in values if isinstance(value, int)] if isinstance(values, list) else []
+    """The whole numbers among ``values``, also those written as 1e4 or 2.5e5."""
+    listed = values if isinstance(values, list) else []
+    whole = (each for each in listed if isinstance(each, int | float) and not isinstance(each, bool))
+    return [int(each) for each in whole if float(each).is_integer()]
 
 
 def _convert_loading(conversion: Conversion) -> None:
