@@ -107,3 +107,10 @@ def test_most_and_middle_measure_a_part() -> None:
     )[0]
     assert pairs[0].lq.shape == (16, 16, 3)
     assert np.array_equal(pairs[0].gt, whole.gt[240:272, 240:272])
+
+
+def test_sizes_are_those_of_what_is_measured(tmp_path, make_folder):
+    paths = make_folder(tmp_path / "gt", [(70, 90, 3), (80, 30, 3), (50, 50, 3)])
+    found = open_set(tmp_path / "gt", scale=4, degradation=Bicubic(4), middle=16, most=2)
+    assert found.sizes() == [(str(paths[0]), 64, 64), (str(paths[1]), 64, 28)]
+    assert [size[1:] for size in found.sizes()] == [pair.gt.shape[:2] for pair in found]

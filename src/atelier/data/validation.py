@@ -77,6 +77,15 @@ class ValidationSet(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.names)
 
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """(place, height, width) of each gt as it is measured, in pixels, known from the pictures' headers."""
+        items = self._pictures.gt.items
+        sizes = [self._measured_size(index) for index in range(len(self))]
+        return [
+            (items[index].place, height * self.scale, width * self.scale)
+            for index, (height, width) in enumerate(sizes)
+        ]
+
     @overload
     def __getitem__(self, index: int) -> Pair: ...
     @overload
@@ -101,10 +110,15 @@ class ValidationSet(Sequence[Pair]):
     def _part(self, picture: Pixels, index: int, unit: int) -> Pixels:
         """What is measured of a picture, with the network's channels; ``unit``: the side of an lq pixel in it."""
         height, width, _ = self._pictures.lq_shapes[index]
-        down, across = min(height, self._middle or height), min(width, self._middle or width)
+        down, across = self._measured_size(index)
         top, left = (height - down) // 2 * unit, (width - across) // 2 * unit
         part = picture[top : top + down * unit, left : left + across * unit]
         return fit_channels(np.ascontiguousarray(part), self.in_channels, self._grey_from)
+
+    def _measured_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of what is measured of a picture, in lq pixels."""
+        height, width, _ = self._pictures.lq_shapes[index]
+        return min(height, self._middle or height), min(width, self._middle or width)
 
 
 def unique_names(items: Sequence[Item]) -> list[str]:

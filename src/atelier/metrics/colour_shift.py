@@ -80,4 +80,6 @@ class ColourShiftOptions(MetricOptions):
         built = super().build(scale, channels)
         what = "luma" if self.test_y_channel else "largest channel"
         crop = scale if self.crop_border is None else self.crop_border
-        return Metric(f"Colour shift ({what} mean, levels of 255, crop {crop})", False, built.measure)
+        return Metric(
+            f"Colour shift ({what} mean, levels of 255, crop {crop})", False, built.measure, built.least
+        )

@@ -171,6 +171,7 @@ class LPIPSOptions(MetricOptions):
     linear: Path | None = Field(None, description="LPIPS 0.1's alex.pth; null: the installed package lpips")
     label: ClassVar[str] = "LPIPS"
     natural_sense: ClassVar[Literal["higher", "lower"]] = "lower"
+    smallest: ClassVar[int] = _LEAST
 
     def build(self, scale: int, channels: int = 3) -> Metric:
         """The metric with its weights loaded; errors as :class:`Lpips`."""
@@ -182,7 +183,12 @@ class LPIPSOptions(MetricOptions):
         def measure(restored: npt.NDArray[Any], gt: npt.NDArray[Any]) -> float:
             return distance(restored, gt, crop_border=crop)
 
-        return Metric(f"LPIPS (AlexNet 0.1, crop {crop})", self.better == "higher", measure)
+        return Metric(
+            f"LPIPS (AlexNet 0.1, crop {crop})",
+            self.better == "higher",
+            measure,
+            self.smallest + 2 * crop,
+        )
 
     def function(self) -> Callable[..., float]:
         """LPIPS of two pictures ``H×W×C``; grey ones count as RGB of three equal channels."""

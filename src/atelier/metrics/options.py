@@ -26,11 +26,13 @@ class Metric:
             Grey pictures are measured as they are under any name: a grey picture is its own Y.
         higher_is_better: which way is up.
         measure: the function of two pictures.
+        least: height and width in pixels that a picture must have.
     """
 
     protocol: str
     higher_is_better: bool
     measure: Callable[[Pixels, Pixels], float]
+    least: int = 1
 
     def __call__(self, restored: Pixels, gt: Pixels) -> float:
         """The value for two pictures ``H×W×C`` of equal size and type (uint8, uint16 or float in [0, 1]).
@@ -54,6 +56,8 @@ class MetricOptions(Component):
 
     label: ClassVar[str]
     natural_sense: ClassVar[Literal["higher", "lower"]] = "higher"
+    #: Height and width in pixels that must be left inside of ``crop_border``.
+    smallest: ClassVar[int] = 1
 
     def function(self) -> Callable[..., float]:
         """The metric's function, with keywords ``crop_border`` and ``y``."""
@@ -69,7 +73,10 @@ class MetricOptions(Component):
 
         colour = "grey (" if channels == 1 else "Y (BT.601, " if y else "RGB ("
         return Metric(
-            f"{self.label}-{colour}crop {crop})", (self.better or self.natural_sense) == "higher", measure
+            f"{self.label}-{colour}crop {crop})",
+            (self.better or self.natural_sense) == "higher",
+            measure,
+            self.smallest + 2 * crop,
         )
 
 

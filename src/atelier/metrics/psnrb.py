@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from atelier.metrics.prepare import Planes
 
 _BLOCK = 8
+#: Two blocks a side: one edge between them.
+_LEAST = 2 * _BLOCK
 
 
 def psnrb(
@@ -39,7 +41,7 @@ def psnrb(
     """
     from atelier.metrics.prepare import comparable
 
-    first, second, peak = comparable(restored, gt, crop_border=crop_border, y=y, least=2 * _BLOCK)
+    first, second, peak = comparable(restored, gt, crop_border=crop_border, y=y, least=_LEAST)
     total = 0.0
     for k in range(first.shape[2]):
         plane, difference = first[:, :, k], first[:, :, k] - second[:, :, k]
@@ -72,6 +74,7 @@ class PSNRBOptions(MetricOptions):
         0, ge=0, description="pixels cut off every side; a multiple of 8, so that JPEG's blocks stay blocks"
     )
     label: ClassVar[str] = "PSNR-B"
+    smallest: ClassVar[int] = _LEAST
 
     @field_validator("crop_border")
     @classmethod

@@ -79,6 +79,7 @@ class SSIMOptions(MetricOptions):
 
     type: Literal["calculate_ssim", "ssim"] = "calculate_ssim"
     label: ClassVar[str] = "SSIM"
+    smallest: ClassVar[int] = _WINDOW
 
     def function(self) -> Callable[..., float]:
         """:func:`ssim`."""

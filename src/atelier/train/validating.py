@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from atelier.data.options import ValSetOptions
+from atelier.data.sources import listed
 from atelier.data.validation import ValidationSet
 from atelier.evaluate.best import Best, best_so_far
 from atelier.evaluate.results import ValidationResult
@@ -24,8 +25,8 @@ from atelier.train.folder import RunFolder
 #: What the health detectors look at beside the metrics; no reader of results sees these names.
 _SIGNS = {
     "sign:colour_shift": Metric("largest channel mean difference", False, colour_shift),
-    "sign:chroma": Metric("fine chroma energy over gt's", False, chroma_ratio),
-    "sign:sharpness": Metric("gradient energy over gt's", True, sharpness_ratio),
+    "sign:chroma": Metric("fine chroma energy over gt's", False, chroma_ratio, 2),
+    "sign:sharpness": Metric("gradient energy over gt's", True, sharpness_ratio, 2),
 }
 
 
@@ -36,6 +37,9 @@ class Validator:
         options: the run; the first of ``val.metrics`` on the first set decides which checkpoint is best.
         ranks: pictures are shared out over them.
         folder: pictures go to ``visualization/``.
+
+    Raises:
+        UserError: anything wrong with the pictures, such as one that is too small for a metric.
     """
 
     def __init__(self, options: RunOptions, ranks: Ranks, folder: RunFolder) -> None:
@@ -57,6 +61,8 @@ class Validator:
             name: metric.build(options.scale, network.out_channels)
             for name, metric in options.val.metrics.items()
         }
+        signs = _SIGNS if options.health.detectors.enabled else {}
+        check_sizes(self.sets, {**self._metrics, **signs})
         self._restore = restorer(
             options.scale,
             tile=options.val.tile,
@@ -150,6 +156,26 @@ class Validator:
             reference = self._baselines[key]
             blocks.append(f"{key}:\n" + comparison_text({str(reference.method): reference, "model": result}))
         return "\n".join(blocks)
+
+
+def check_sizes(sets: Mapping[str, ValidationSet], metrics: Mapping[str, Metric]) -> None:
+    """Raise one :class:`UserError` that names every validation picture which is too small for a metric."""
+    if not metrics:
+        return
+    name, strictest = max(metrics.items(), key=lambda each: each[1].least)
+    problems = [
+        f"{key}: {place}: {height}x{width} pixels"
+        for key, pairs in sets.items()
+        for place, height, width in pairs.sizes()
+        if min(height, width) < strictest.least
+    ]
+    if problems:
+        raise listed(
+            f"validation pictures must have {strictest.least}x{strictest.least} pixels, so that "
+            f"{name.removeprefix('sign:')} ({strictest.protocol}) can be measured; leave the smaller ones out, or "
+            "change val.metrics:",
+            problems,
+        )
 
 
 def _without(result: ValidationResult, names: Mapping[str, Any]) -> ValidationResult:
