@@ -384,13 +384,26 @@ def test_a_folder_may_be_called_like_a_film(place: Path, tmp_path: Path, made: b
     assert job.target == (f"{tmp_path}/dir.mp4/grey_colour.mp4" if made else output)
 
 
+def test_a_percent_sign_in_a_name_is_no_pattern(place: Path, tmp_path: Path) -> None:
+    home = tmp_path / "50%done"
+    folder(home / "9%d", [grey(frame) for frame in clip("chelsea", 3)])
+    film(home / "1%d.mp4", [grey(frame) for frame in clip("chelsea", 3)])
+    words = ["--reference", f"{place}/cat.png", "-o"]
+    run(["-i", f"{home}/9%d", *words, f"{home}/out%d/"])
+    assert len(pixels(home / "out%d")) == 3
+    run(["-i", f"{home}/1%d.mp4", *words, f"{home}/films%d"])
+    assert packets_of(home / "films%d" / "1%d_colour.mp4", "video")
+    run(["-i", f"{home}/9%d/%06d.png", *words, f"{home}/again%d"])
+    assert len(pixels(home / "again%d")) == 3
+
+
 def test_coloured_frames_keep_their_names(place: Path, tmp_path: Path) -> None:
     """A folder in, a folder out: the same names. Of a pattern the numbers go on from where the source's began."""
     (tmp_path / "in").mkdir()
     for number, frame in enumerate(clip("chelsea", 3)):
         picture(tmp_path / "in" / f"shot_{number + 86:04d}.bmp", grey(frame))
     run(["-i", str(tmp_path / "in"), "--reference", f"{place}/cat.png", "-o", f"{tmp_path}/out/"])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         f"shot_{number:04d}.png" for number in (86, 87, 88)
     ]
     source = str(tmp_path / "in" / "shot_%04d.bmp")

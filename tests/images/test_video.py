@@ -17,6 +17,7 @@ from atelier.errors import UserError
 from atelier.images import write_image
 from atelier.images.video import VideoReader, open_video
 from atelier.images.video_colour import Colour, FromRGB, ToRGB, from_yuv, to_yuv, turn_of
+from atelier.images.video_frames import is_pattern, list_frames, numbered
 from films import NTSC, flat_film, flat_picture
 
 UNEVEN = [0, 1, 4000, 4001, 9007, 12345, 12346, 20011]
@@ -255,3 +256,27 @@ def test_missing_pyav_names_the_extra(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install atelier[video]" in result.stdout
+
+
+def test_a_percent_sign_is_not_always_a_number(tmp_path: Path) -> None:
+    """Of a path only the last part counts, and what exists is what it is called."""
+    done = tmp_path / "50%done"
+    done.mkdir()
+    film = flat_film(done / "film.mp4", frames=3)
+    hundred = flat_film(tmp_path / "100%d.mp4", frames=3)
+    for index in range(3):
+        write_image(done / "pics" / f"{index:06d}.png", flat_picture(index, (48, 32)))
+    for name in (film, hundred, done / "pics", done / "pics" / "%06d.png"):
+        assert len(list(open_video(name).frames())) == 3
+    write_image(done / "100%d.png", flat_picture(0, (48, 32)))
+    for single in (
+        f"{done}/pics/000000.png",
+        f"{done}",
+        f"{tmp_path}/60%d/",
+        f"{done}/100%d.png",
+        "100%d_out.mkv",
+    ):
+        assert not is_pattern(single)
+    assert is_pattern(f"{done}/pics/%06d.png") and is_pattern("%d.png") and is_pattern("100%d_out.png")
+    assert numbered(f"{done}/pics/%04d.png", 7) == done / "pics" / "0007.png"
+    assert [path.name for path in list_frames(f"{done}/pics/%06d.png")] == [f"{n:06d}.png" for n in range(3)]

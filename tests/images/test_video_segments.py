@@ -184,7 +184,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, name: str, kille
         files = sorted(path.name for path in whole.parent.iterdir())
         # A file that was being written when the process died stays hidden.
         again = sorted(path.name for path in target.parent.iterdir() if not path.name.endswith(".tmp"))
-        assert len(files) == 24 and files == again
+        assert len(files) == 25 and files == again
+        assert files[0] == ".atelier-_04d.png.made"
         assert all((whole.parent / f).read_bytes() == (target.parent / f).read_bytes() for f in files)
     else:
         assert whole.read_bytes() == target.read_bytes()

@@ -54,6 +54,16 @@ def run(*words: str) -> Any:
     return result
 
 
+def visible(where: Path) -> list[str]:
+    """Names in a folder, without the note of whose they are."""
+    return sorted(path.name for path in where.iterdir() if not path.name.startswith("."))
+
+
+def as_it_is(job: FilmJob, *, overwrite: bool = False) -> None:
+    """Copy the pictures of a film."""
+    restore_film(lambda pixels, tell: pixels, job, lambda w, h: (w, h), overwrite=overwrite, quiet=True)
+
+
 def test_a_film_twice_as_large(folder: Path) -> None:
     result = run("-i", "film.mp4", "-m", "net.pth", "--crf", "1", "--segment", "5")
     target = folder / "results" / "film_out.mp4"
@@ -100,12 +110,12 @@ def test_outscale_and_odd_sizes(folder: Path, outscale: str) -> None:
 
 def test_pictures_in_and_out(folder: Path) -> None:
     run("-i", "film.mp4", "-m", "net.pth", "-o", "frames/%04d.png")
-    assert len(list((folder / "frames").iterdir())) == 12
+    assert visible(folder / "frames") == [f"{n:04d}.png" for n in range(12)]
     run("-i", "frames", "-m", "net.pth", "-o", "again.mp4", "--rate", "24000/1001")
     facts = open_video(folder / "again.mp4").facts
     assert (facts.width, facts.height, facts.rate) == (96, 64, Fraction(24000, 1001))
     run("-i", "frames/%04d.png", "-m", "net.pth", "-o", "more")
-    assert sorted(path.name for path in (folder / "more").iterdir()) == [f"{n:04d}.png" for n in range(12)]
+    assert visible(folder / "more") == [f"{n:04d}.png" for n in range(12)]
 
 
 def test_a_folder_of_frames_with_a_gap_is_restored_and_told(folder: Path) -> None:
@@ -140,14 +150,19 @@ def test_pictures_that_are_done_are_not_repeated(folder: Path) -> None:
     (folder / "more" / "0011.png").unlink()
     assert not made.is_done()
     run(*from_frames)
+    before = (folder / "frames" / "0005.png").stat()
     os.utime(folder / "frames" / "0005.png", (2e9, 2e9))  # far in the future: newer than its result
     assert not made.is_done()
     os.utime(folder / "frames" / "0005.png", (1e9, 1e9))
+    assert not made.is_done(), "older than its result, and another one all the same"
+    os.utime(folder / "frames" / "0005.png", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert made.is_done()
     notes = folder / "more" / ".atelier-_04d.png.parts"
-    notes.mkdir()
+    (notes / "@eaDir").mkdir(parents=True)  # whoever made it: no work of ours
+    assert made.is_done()
+    (notes / "plan.json").write_text("{}")
     assert not made.is_done()
-    notes.rmdir()
+    (notes / "plan.json").unlink()
     (folder / "frames" / "0011.png").rename(folder / "last.png")
     os.utime(folder / "frames", (2e9, 2e9))  # one frame less: only the folder tells
     assert not made.is_done()
@@ -191,6 +206,7 @@ def test_a_folder_may_be_called_like_a_film(folder: Path) -> None:
         ("0.333333333333", Fraction(1, 3)),
         ("0.5", Fraction(1, 2)),
         ("25.0001", Fraction(250001, 10000)),
+        ("0.00001", Fraction(1, 100000)),
     ],
 )
 def test_rates(text: str, rate: Fraction) -> None:
@@ -198,11 +214,82 @@ def test_rates(text: str, rate: Fraction) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0.0000000001", "1/4294967296", "4294967297/4294967296", "0", "-1", "1001", "x"]
+    "text", ["0.0000000001", "1/4294967296", "4294967297/4294967296", "1/100001", "0", "-1", "1001", "x"]
 )
 def test_rates_that_no_film_has(text: str) -> None:
     with pytest.raises(UserError, match=f"--rate {text}: "):
         parse_rate(text)
+
+
+def test_pictures_of_another_film_are_not_left_among_ours(folder: Path) -> None:
+    """Whoever reads the folder next would take all of them for one film."""
+    flat_film(folder / "five.mp4", frames=5, size=(24, 16))
+    for target in ("seq/%06d.png", "seq/"):
+        one, other = FilmJob("film.mp4", target), FilmJob("five.mp4", target)
+        as_it_is(one, overwrite=True)
+        assert one.is_done() and not other.is_done(), "no frame of it was made"
+        (folder / "seq" / "cover.jpg").write_bytes(b"theirs")
+        before = {path.name: path.stat().st_mtime_ns for path in (folder / "seq").iterdir()}
+        with pytest.raises(
+            UserError, match=r"seq has pictures already that were not made of five\.mp4"
+        ) as told:
+            as_it_is(other)
+        assert "000000.png and 11 more; --overwrite removes them, or choose another" in str(told.value)
+        assert before == {path.name: path.stat().st_mtime_ns for path in (folder / "seq").iterdir()}
+        as_it_is(other, overwrite=True)
+        assert visible(folder / "seq") == [f"{n:06d}.png" for n in range(5)] + ["cover.jpg"]
+        assert other.is_done() and not one.is_done()
+
+
+def test_results_of_a_folder_follow_its_frames(folder: Path) -> None:
+    made = FilmJob("frames", "out/")
+    as_it_is(FilmJob("film.mp4", "frames/%04d.png"))
+    as_it_is(made)
+    os.utime(folder / "frames" / "0003.png", (1e9, 1e9))
+    assert not made.is_done()
+    as_it_is(made)  # every picture is made again: nothing old can be left
+    assert made.is_done()
+    (folder / "frames" / "0011.png").rename(folder / "last.png")
+    with pytest.raises(
+        UserError, match=r"out has pictures already that were not made of frames as it is now"
+    ):
+        as_it_is(made)
+    as_it_is(made, overwrite=True)
+    assert visible(folder / "out") == [f"{n:04d}.png" for n in range(11)] and made.is_done()
+    # Another folder of frames with the same names is another film.
+    (folder / "frames").rename(folder / "others")
+    os.utime(folder / "others" / "0003.png", (1.1e9, 1.1e9))
+    with pytest.raises(UserError, match="not made of others"):
+        as_it_is(FilmJob("others", "out/"))
+
+
+def test_the_same_frames_under_other_numbers(folder: Path) -> None:
+    as_it_is(FilmJob("film.mp4", "frames/%04d.png"))
+    for number in range(5):
+        (folder / "frames" / f"{number:04d}.png").unlink()
+    as_it_is(FilmJob("frames", "out/%d.png"))
+    assert visible(folder / "out") == sorted(f"{n}.png" for n in range(7))
+    numbered = FilmJob("frames/%04d.png", "out/%d.png")
+    assert not numbered.is_done()
+    as_it_is(numbered)
+    assert visible(folder / "out") == sorted(f"{n}.png" for n in range(5, 12)) and numbered.is_done()
+
+
+def test_pictures_of_unknown_origin_are_not_written_over(folder: Path) -> None:
+    seq = folder / "seq"
+    seq.mkdir()
+    (seq / "000001.png").write_bytes(b"theirs")
+    (seq / ".atelier-_06d.png.made").write_text("torn")
+    job = FilmJob("film.mp4", "seq/%06d.png")
+    assert not job.is_done()
+    with pytest.raises(UserError, match=r"as it is now: 000001\.png; --overwrite removes them"):
+        as_it_is(job)
+    assert (seq / "000001.png").read_bytes() == b"theirs" and len(list(seq.iterdir())) == 2
+    # Two ways to name the same pictures: what one has overwritten the other does not call its own.
+    as_it_is(job, overwrite=True)
+    flat_film(folder / "twelve.mp4", frames=12, size=(24, 16), codec="mpeg4")
+    as_it_is(FilmJob("twelve.mp4", "seq/"), overwrite=True)
+    assert not job.is_done()
 
 
 def test_a_stopped_film_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +376,19 @@ def test_what_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="has timestamps of its own"):
         run("-i", "film.mp4", "-m", "net.pth", "-o", "b.mp4", "--rate", "24")
     assert not (folder / "b.mp4").exists() and not (folder / "results").exists()
+
+
+def test_a_percent_sign_in_a_name(folder: Path) -> None:
+    (folder / "50%done").mkdir()
+    (folder / "film.mp4").rename(folder / "50%done" / "100%d.mp4")
+    as_film = plan_film("50%done/100%d.mp4", "50%done/results")
+    assert as_film is not None
+    as_it_is(as_film)
+    assert as_film.is_done() and len(moments(folder / "50%done" / "results" / "100%d_out.mp4")) == 12
+    as_pictures = plan_film("50%done/100%d.mp4", "50%done/%d.png")
+    assert as_pictures is not None
+    as_it_is(as_pictures)
+    assert as_pictures.is_done() and (folder / "50%done" / "11.png").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -25,13 +25,27 @@ _NUMBER = re.compile(r"%(?:0(\d+))?d")
 
 
 def is_pattern(name: str) -> bool:
-    """Whether ``name`` stands for numbered files."""
-    return _NUMBER.search(name) is not None
+    """Whether ``name`` stands for numbered pictures: its last part has a number as in ``%06d``.
+
+    A film is one file and no pattern, however it is called; so is what exists under that very name, and ``50%done/``.
+    """
+    from atelier.images.video import VIDEO_SUFFIXES
+
+    path = Path(name)
+    return (
+        _NUMBER.search(path.name) is not None
+        and not name.endswith("/")
+        and path.suffix.lower() not in VIDEO_SUFFIXES
+        and not path.exists()
+    )
 
 
 def numbered(pattern: str, number: int) -> Path:
     """File ``number`` of a pattern."""
-    return Path(_NUMBER.sub(lambda found: str(number).zfill(int(found[1] or 0)), pattern, count=1))
+    path = Path(pattern)
+    return path.with_name(
+        _NUMBER.sub(lambda found: str(number).zfill(int(found[1] or 0)), path.name, count=1)
+    )
 
 
 def number_in(pattern: str, path: Path) -> int | None:
@@ -51,8 +65,6 @@ def list_frames(name: str) -> list[Path]:
     """
     if is_pattern(name):
         path = Path(name)
-        if not is_pattern(path.name):
-            raise UserError(f"{name}: the number must be in the file name, not in a folder's")
         there = path.parent.iterdir() if path.parent.is_dir() else ()
         found = {number: each for each in there if (number := number_in(name, each)) is not None}
         if not found:
@@ -79,6 +91,15 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Sort key by which frame 2 comes before frame 10."""
     parts = re.split(r"(\d+)", path.name)
     return [(1, int(part)) if part.isdigit() else (0, part) for part in parts]
+
+
+def fingerprint_of_frames(files: Sequence[Path]) -> str:
+    """SHA-256 over names, sizes and times of files."""
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
 class PictureReader:
@@ -130,12 +151,8 @@ class PictureReader:
             yield VideoFrame(pixels, index, self.facts.time_base, index, 1, True)
 
     def fingerprint(self) -> str | None:
-        """SHA-256 over names, sizes and times of the files."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            state = file.stat()
-            digest.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
-        return digest.hexdigest()
+        """See :func:`fingerprint_of_frames`."""
+        return fingerprint_of_frames(self.files)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -13,12 +13,13 @@ import numpy as np
 
 from atelier.errors import UserError
 from atelier.images.files import list_files
-from atelier.images.video import PIPE, VIDEO_SUFFIXES, open_video
+from atelier.images.video import PIPE, VIDEO_SUFFIXES, open_video, sample_file
 from atelier.images.video_encode import Encoding
 from atelier.images.video_film import FilmReport, transform_film
-from atelier.images.video_frames import is_pattern, list_frames, numbered
+from atelier.images.video_frames import fingerprint_of_frames, is_pattern, list_frames
+from atelier.images.video_pictures import finished_pictures, picture_names
 from atelier.images.video_segments import CONTAINERS
-from atelier.images.video_targets import notes_of_pictures, open_target, picture_names
+from atelier.images.video_targets import open_target
 from atelier.restore.folder import first_gap, gap_warning, not_results
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ class FilmJob:
     def is_done(self) -> bool:
         """Whether the result is there, whole, and older than nothing of its source; pipes are always to do.
 
-        Pictures are whole once the notes of their run are gone and none is missing up to the last: of a
-        folder's frames as many as it has, of a film's frames as many as there are.
+        Pictures are whole where their run has noted that it finished, with this very source, and none is missing.
         """
         if PIPE in (self.source, self.target):
             return False
@@ -75,13 +75,12 @@ class FilmJob:
     def _results(self, files: list[Path]) -> list[Path]:
         """What a finished run has written; a :class:`UserError` where that cannot be."""
         if is_pattern(self.target) or self.target.endswith("/"):
-            if notes_of_pictures(self.target).exists():
-                raise UserError(f"{self.target} is unfinished")
-            if not files:
-                every = self.target if is_pattern(self.target) else f"{self.target}%06d.png"
-                return [numbered(every, index) for index in range(len(list_frames(every)))]
+            of = fingerprint_of_frames(files) if files else sample_file(Path(self.source))
+            results = finished_pictures(self.target, of)
             named = picture_names(self.target, self.source, files)
-            return [named(index) for index in range(len(files))]
+            if results is None or (files and results != [named(index) for index in range(len(files))]):
+                raise UserError(f"{self.target} is unfinished, or was made of another source")
+            return results
         if Path(self.target).suffix.lower() not in CONTAINERS:
             raise UserError(f"{self.target} is no film that can be written")
         return [Path(self.target)]
