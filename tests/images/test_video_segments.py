@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import av
 import numpy as np
 import pytest
 
-from atelier.errors import UserError
+from atelier.errors import RunStopped, UserError
 from atelier.images.files import write_image
 from atelier.images.video import FrameSource, VideoFrame, open_video
 from atelier.images.video_colour import Colour
@@ -383,6 +384,71 @@ def test_other_codecs_keep_order_and_time(tmp_path: Path, codec: str) -> None:
     )
     target = tmp_path / ("b.mov" if codec == "prores_ks" else "b.nut")
     assert moments(target) == [Fraction(p, 90000) for p in UNEVEN]
+
+
+class _Failing(io.BytesIO):
+    """Takes so many writes and then no more; None: it is the flush that fails."""
+
+    def __init__(self, writes: int | None, error: OSError) -> None:
+        super().__init__()
+        self._left, self._error = writes, error
+
+    def write(self, data: Any) -> int:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise self._error
+        return super().write(data)
+
+    def flush(self) -> None:
+        if self._left is None:
+            raise self._error
+
+
+@pytest.mark.parametrize("writes", [0, 3, None])
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), UserError, "cannot write standard output: the disk is full"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), RunStopped, "whoever read the pipe has gone"),
+    ],
+)
+def test_a_pipe_that_takes_no_more(
+    tmp_path: Path, writes: int | None, error: OSError, raised: type[UserError], message: str
+) -> None:
+    source = open_video(flat_film(tmp_path / "a.mp4", frames=2))
+    writer = PipeWriter(source, (48, 32), Encoding(), _Failing(writes, error))
+    with pytest.raises(raised, match=f"{message}; stopped (at frame 0|in the last frames)") as told:
+        transform_film(source, writer, same, 0, quiet=True)
+    assert type(told.value) is raised
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("frames", [1, 9])
+def test_a_full_disk_behind_standard_output(tmp_path: Path, frames: int) -> None:
+    """One sentence; also at the end, when Python empties the buffer once more."""
+    source = flat_film(tmp_path / "a.mp4", frames=frames)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from test_video_segments import convert\n"
+        "from atelier.errors import UserError\n"
+        "try: convert(Path(sys.argv[2]), '-')\n"
+        "except UserError as error: print(error, file=sys.stderr); sys.exit(2)\n"
+    )
+    here = Path(__file__).parent
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(here), str(source)],
+            env={"PYTHONPATH": str(here.parent), "PATH": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("cannot write standard output: the disk is full; stopped ")
 
 
 @pytest.mark.parametrize("size", [(48, 32), (47, 33)])

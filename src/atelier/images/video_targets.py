@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
 from atelier.errors import RunStopped, UserError
+from atelier.files import describe_os_error
 from atelier.images.video import PIPE, FrameSource, VideoFrame, require_av
 from atelier.images.video_colour import FULL, FromRGB, plane_views
 from atelier.images.video_encode import Encoding, nominal_rate
@@ -86,7 +89,8 @@ def open_target(
 class PipeWriter:
     """A y4m stream on standard output (or ``file``): depth as the source, 4:2:0 unless asked otherwise.
 
-    Odd sizes are allowed. The format has one frame rate and no timestamps.
+    Odd sizes are allowed. The format has one frame rate and no timestamps. What cannot be sent on is a
+    :class:`UserError`, a reader that has left a :class:`RunStopped`.
     """
 
     segment = None
@@ -102,6 +106,7 @@ class PipeWriter:
         )
         if layout not in _LAYOUTS:
             raise UserError(f"y4m pipes hold {', '.join(_LAYOUTS)}, not {layout}")
+        self._is_standard_output = file is None
         self._file = file if file is not None else sys.stdout.buffer
         self._size, self._convert = size, FromRGB(layout, facts.colour)
         rate, aspect = nominal_rate(facts), facts.sample_aspect
@@ -117,15 +122,13 @@ class PipeWriter:
         """Send the picture on; there are no segments."""
         check_size(pixels, self._size)
         converted = self._convert(pixels)
-        try:
+        with self._sending(f"at frame {frame.index}"):
             if self._header is not None:
                 self._file.write(self._header)
                 self._header = None
             self._file.write(b"FRAME\n")
             for view in plane_views(converted):
                 self._file.write(np.ascontiguousarray(view).tobytes())
-        except BrokenPipeError as error:
-            raise RunStopped(f"whoever read the pipe has gone; stopped at frame {frame.index}") from error
         return False
 
     def end_segment(self, state: bytes | None = None) -> None:
@@ -136,4 +139,20 @@ class PipeWriter:
 
     def finish(self) -> None:
         """Everything has been sent on."""
-        self._file.flush()
+        with self._sending("in the last frames"):
+            self._file.flush()
+
+    @contextmanager
+    def _sending(self, place: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._is_standard_output:
+                # What is left in the buffer would fail once more when the program ends, with words of Python's own.
+                with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), self._file.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise RunStopped(f"whoever read the pipe has gone; stopped {place}") from error
+            raise UserError(
+                f"{describe_os_error(error, Path('standard output'))}; stopped {place}"
+            ) from error
