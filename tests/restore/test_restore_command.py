@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from atelier.cli.restore import find_weights, restore
 from atelier.errors import UserError
 from atelier.images import read_image, write_image
+from atelier.images.video import open_video
 from atelier.restore import model, sharing
 from atelier.restore.model import RestorationModel
+from films import flat_film
 
 app = typer.Typer()
 app.command()(restore)
@@ -190,6 +192,19 @@ def test_processes_compare_the_weights_and_what_is_read_of_them(
     (folder / "net.bin").write_bytes(b"others!")
     run("-i", "in", "-m", "net.param")
     assert compared[0] == compared[1] and len(set(compared)) == 3
+
+
+def test_a_percent_sign_in_a_name_is_no_pattern(folder: Path) -> None:
+    (folder / "50%done").mkdir()
+    flat_film(folder / "50%done" / "100%d.mp4", frames=3, size=(24, 16))
+    write_image(folder / "50%done" / "20%d.png", np.zeros((8, 8, 3), np.uint8))
+    run("-i", "50%done/100%d.mp4", "-m", "net.pth", "-o", "50%done/new%d/")
+    assert [path.name for path in (folder / "50%done/new%d").iterdir()] == ["100%d_out.mp4"]
+    run("-i", "50%done/20%d.png", "-m", "net.pth", "-o", "one.png")
+    assert "1 skipped" in run("-i", "50%done/20%d.png", "-m", "net.pth", "-o", "one.png").output
+    run("-i", "in", "-m", "net.pth", "-o", "10%d/")
+    run("-i", "10%d", "-m", "net.pth", "-o", "50%done/film.mp4", "--rate", "25")
+    assert open_video(folder / "50%done/film.mp4").facts.frames == 2
 
 
 def test_a_name_is_looked_for_in_order(folder: Path) -> None:

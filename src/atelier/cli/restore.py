@@ -362,8 +362,9 @@ def parse_rate(text: str | None) -> Fraction | None:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(f"--rate {text}: a number such as 25, 23.976 or 24000/1001") from error
-    if not 0 < rate <= 1000:
-        raise UserError(f"--rate {text}: more than 0 and at most 1000 frames a second")
+    # MP4 counts how long a picture stands in 32 bits, in milliseconds or finer.
+    if not Fraction(1, 100_000) <= rate <= 1000:
+        raise UserError(f"--rate {text}: from 0.00001 to 1000 frames a second")
     if "/" not in text:
         rate = _nearest(rate, digits=len(text.strip().partition(".")[2]))
     if max(rate.numerator, rate.denominator) > _LARGEST_TERM:
