@@ -244,12 +244,16 @@ def test_listed_cuts_are_one_films(films: Path, tmp_path: Path, capsys: pytest.C
     assert code == 2 and "lists frames of one film, but --gt has 2" in told
 
 
-def test_options_of_films_need_the_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_options_of_another_task_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, message in (
         (["--gt", str(tmp_path), "--reference", "a"], "--reference is for --task colorize"),
         (["--gt", str(tmp_path), "--scene-cut", "off"], "--scene-cut is for --task colorize"),
         (["--gt", str(tmp_path)], "-m names the model"),
         (["--gt", str(tmp_path), "--task", "colorise"], "did you mean 'colorize'"),
+        *(
+            (["--gt", str(tmp_path), "--task", "colorize", *words], f"{words[0]} is for pictures, not for --task")
+            for words in (["--size", "64x64"], ["--no-latency"], ["--precision", "bf16"], ["--lq", "x"])
+        ),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", *words])

@@ -114,11 +114,20 @@ def evaluate(
         "--scene-cut": scene_cut,
     }
     if task == "colorize":
-        pictures = {"--lq": lq, "--filename-tmpl": template, "--crop-border": crop_border, "--tile": tile}
-        shared = None if launcher == "none" else launcher
-        refuse(
-            pictures | {"--plugin": plugin, "--launcher": shared}, "is for pictures, not for --task colorize"
-        )
+        pictures: dict[str, Any] = {
+            "--lq": lq,
+            "--filename-tmpl": template,
+            "--crop-border": crop_border,
+            "--tile": tile,
+        }
+        pictures |= {
+            "--plugin": plugin,
+            "--launcher": None if launcher == "none" else launcher,
+            "--size": None if size == "128x128" else size,
+            "--no-latency": None if latency else "",
+            "--precision": None if precision == "fp32" else precision,
+        }
+        refuse(pictures, "is for pictures, not for --task colorize")
         from atelier.cli.evaluate_films import FilmsToEvaluate, evaluate_films
         from atelier.colorize.opening import WeightFiles
 
