@@ -251,7 +251,10 @@ def test_options_of_another_task_are_refused(capsys: pytest.CaptureFixture[str],
         (["--gt", str(tmp_path)], "-m names the model"),
         (["--gt", str(tmp_path), "--task", "colorise"], "did you mean 'colorize'"),
         *(
-            (["--gt", str(tmp_path), "--task", "colorize", *words], f"{words[0]} is for pictures, not for --task")
+            (
+                ["--gt", str(tmp_path), "--task", "colorize", *words],
+                f"{words[0]} is for pictures, not for --task",
+            )
             for words in (["--size", "64x64"], ["--no-latency"], ["--precision", "bf16"], ["--lq", "x"])
         ),
     ):
