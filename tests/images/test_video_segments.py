@@ -386,6 +386,41 @@ def test_other_codecs_keep_order_and_time(tmp_path: Path, codec: str) -> None:
     assert moments(target) == [Fraction(p, 90000) for p in UNEVEN]
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg", "mpeg2video"])
+def test_older_codecs_are_as_good_as_asked(tmp_path: Path, codec: str) -> None:
+    """Left alone they give every film 200 kbit/s, which this one cannot do with."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 40, 50, 1), np.uint8)
+    textures = [np.kron(each, np.ones((5, 5, 3), np.uint8)) for each in noise]
+    for index, texture in enumerate(textures):
+        write_image(tmp_path / "in" / f"{index}.png", texture)
+
+    def quality(crf: float | None) -> tuple[float, int]:
+        target = tmp_path / f"{crf}.nut"
+        convert(tmp_path / "in", target, encoding=Encoding(codec, crf))
+        pairs = zip(textures, open_video(target).frames(), strict=True)
+        away = np.mean([(before.astype(float) - after.pixels) ** 2 for before, after in pairs])
+        return float(10 * np.log10(255**2 / away)), target.stat().st_size
+
+    (best, most), (usual, more), (worse, less) = quality(2), quality(None), quality(20)
+    assert usual == best > worse + 6 and usual > 34 and more == most > 2 * less
+    with pytest.raises(UserError, match=f"--crf 1: {codec} takes 2 to 31"):
+        quality(1)
+    with pytest.raises(UserError, match=f"--crf 2.5: {codec} takes whole numbers"):
+        quality(2.5)
+
+
+def test_another_quantizer_does_not_go_on(tmp_path: Path) -> None:
+    film = open_video(flat_film(tmp_path / "a.mp4", frames=3))
+    writer = VideoWriter(tmp_path / "b.mkv", film, (48, 32), Encoding("mpeg4", 4), segment=1)
+    frame = next(film.frames())
+    assert writer.write(frame.pixels, frame)
+    writer.end_segment()
+    writer.abandon()
+    for crf, now in ((8, "8"), (None, "2")):
+        with pytest.raises(UserError, match=rf"other options: crf \(4 before, {now} now\)"):
+            VideoWriter(tmp_path / "b.mkv", film, (48, 32), Encoding("mpeg4", crf), segment=1)
+
+
 class _Failing(io.BytesIO):
     """Takes so many writes and then no more; None: it is the flush that fails."""
 

@@ -21,6 +21,24 @@ CRF = {"libx264": 18.0, "libx265": 20.0, "libvpx-vp9": 24.0, "libsvtav1": 28.0}
 
 _CRF_RANGE = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}
 
+_QUANTIZED = (
+    "mpeg4",
+    "mjpeg",
+    "mpeg1video",
+    "mpeg2video",
+    "msmpeg4",
+    "msmpeg4v2",
+    "wmv1",
+    "wmv2",
+    "h261",
+    "h263",
+    "h263p",
+    "flv",
+)
+"""Would take FFmpeg's 200 kbit/s whatever the size: they get a constant quantizer, which ``crf`` is of them."""
+
+_QUANTIZER, _QUANTIZER_RANGE = 2.0, (2, 31)
+
 _PRESETS = (
     "ultrafast",
     "superfast",
@@ -59,7 +77,8 @@ class Encoding:
 
     Attributes:
         codec: an encoder of FFmpeg, or h264, hevc, vp9, av1 for the usual ones.
-        crf: constant rate factor; None: the codec's default in :data:`CRF`.
+        crf: constant rate factor, or the constant quantizer of older codecs; None: the codec's default, see
+            :data:`CRF` (the quantizer's is 2).
         preset: speed against size, of libx264 and libx265 (names) and libsvtav1 (0 to 13).
         pix_fmt: FFmpeg's pixel format, or "auto": 4:2:0 with the depth of the source, 4:4:4 where the codec
             refuses 4:2:0 because a side is odd.
@@ -105,6 +124,8 @@ class Plan:
     pixel_format: str
     options: tuple[tuple[str, str], ...]
     picture: Picture
+    crf: str | None = None
+    """As settled; None for codecs that have none."""
 
 
 def nominal_rate(facts: VideoFacts) -> Fraction:
@@ -121,10 +142,11 @@ def plan_encoding(encoding: Encoding, picture: Picture) -> Plan:
             pixel format that it refuses.
     """
     name = find_encoder(encoding.codec)
-    options = _options(name, encoding)
+    crf = _crf(name, encoding.crf)
+    options = _options(name, encoding, crf)
     tried: dict[str, str] = {}
     for layout in _layouts(name, encoding.pix_fmt, picture.bits):
-        plan = Plan(name, layout, options, picture)
+        plan = Plan(name, layout, options, picture, crf)
         reason = _refusal(plan)
         if reason is None:
             return plan
@@ -170,15 +192,28 @@ def _encoders() -> list[str]:
     return names
 
 
-def _options(name: str, encoding: Encoding) -> tuple[tuple[str, str], ...]:
+def _crf(name: str, asked: float | None) -> str | None:
+    """The quality to encode with; None for codecs that have no such number."""
+    if name not in CRF and name not in _QUANTIZED:
+        if asked is not None:
+            raise UserError(f"{name} has no --crf; codecs that have: {', '.join((*CRF, *_QUANTIZED))}")
+        return None
+    least, most = _QUANTIZER_RANGE if name in _QUANTIZED else (0, _CRF_RANGE[name])
+    crf = CRF.get(name, _QUANTIZER) if asked is None else asked
+    if not least <= crf <= most:
+        raise UserError(f"--crf {crf:g}: {name} takes {least} to {most}")
+    if name in _QUANTIZED and crf != int(crf):
+        raise UserError(f"--crf {crf:g}: {name} takes whole numbers")
+    return f"{crf:g}"
+
+
+def _options(name: str, encoding: Encoding, crf: str | None) -> tuple[tuple[str, str], ...]:
     options: dict[str, str] = {}
-    if encoding.crf is not None and name not in CRF:
-        raise UserError(f"{name} has no --crf; codecs that have: {', '.join(CRF)}")
-    if name in CRF:
-        crf = CRF[name] if encoding.crf is None else encoding.crf
-        if not 0 <= crf <= _CRF_RANGE[name]:
-            raise UserError(f"--crf {crf:g}: {name} takes 0 to {_CRF_RANGE[name]}")
-        options["crf"] = f"{crf:g}"
+    if crf is not None and name in CRF:
+        options["crf"] = crf
+    elif crf is not None:
+        # Not FFmpeg's flag for it: that takes the number from each frame, which PyAV cannot set.
+        options |= {"qmin": crf, "qmax": crf}
     if encoding.preset is not None:
         if name in ("libx264", "libx265"):
             if encoding.preset not in _PRESETS:

@@ -112,7 +112,7 @@ class VideoWriter:
         decided = {
             "size": list(size),
             **encoding.as_dict(),
-            "crf": dict(self.plan.options).get("crf"),
+            "crf": self.plan.crf,
             "codec": self.plan.codec,
             "pix_fmt": self.plan.pixel_format,
             "container": self._format,
