@@ -121,6 +121,15 @@ def test_pieces_of_two_files_are_never_joined(server, tmp_path, change):
     assert done.path.read_bytes() == server.content and done.state == "downloaded"
 
 
+def test_a_file_of_the_users_stays_whatever_it_is_called(tmp_path):
+    (tmp_path / "set.tar.part").write_bytes(b"mine")
+    with pytest.raises(
+        UserError, match=r"set\.tar\.part is there, but its md5 .*; remove it to fetch it again"
+    ):
+        fetch("http://127.0.0.1:1/set.tar.part", tmp_path, digest="0" * 32, quiet=True)
+    assert (tmp_path / "set.tar.part").read_bytes() == b"mine"
+
+
 def test_digests(server, tmp_path):
     good = hashlib.md5(CONTENT).hexdigest()
     done = get(server, tmp_path, digest=good)

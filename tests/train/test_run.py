@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +373,27 @@ def test_non_finite_loss_stops_before_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match=r"l_g_pix.*step"):
         train(options, quiet=True)
     assert not list((tmp_path / "small" / "models").glob("*.pth"))
+
+
+def test_steps_before_a_picture_that_is_gone_are_saved(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from atelier.data.loader import TrainingData
+
+    real = TrainingData.batches
+
+    def gone(self: TrainingData, first: int, last: int) -> Iterator[Any]:
+        yield from real(self, first, 6)
+        raise UserError("cannot read picture 3.png: there is no such file")
+
+    monkeypatch.setattr(TrainingData, "batches", gone)
+    with pytest.raises(
+        UserError, match=r"3\.png: .*\nstep 6 is saved; the same command with --auto_resume continues"
+    ):
+        train(small_run(tmp_path), quiet=True)
+    monkeypatch.undo()
+    result = train(small_run(tmp_path), quiet=True, auto_resume=True)
+    assert_same_run(uninterrupted, result.folder, 8)
 
 
 def test_full_disk_ends_the_run_and_keeps_the_older_checkpoint(

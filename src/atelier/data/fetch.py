@@ -165,7 +165,8 @@ def fetch(
                 raise UserError(_gave_up(url, target, download.have, reason))
             time.sleep(pause if download.have == before else pause_s)
             pause *= 2 if download.have == before else 1
-        done = _finished(part, wanted, "continued" if continued and not download.afresh else "downloaded")
+        state = "continued" if continued and not download.afresh else "downloaded"
+        done = _finished(part, wanted, state, target)
         part.replace(target)
         note.unlink(missing_ok=True)
     except OSError as error:
@@ -173,8 +174,8 @@ def fetch(
     return Fetched(target, done.size, done.sha256, done.state, done.checked)
 
 
-def _finished(path: Path, wanted: tuple[str, str] | None, state: str) -> Fetched:
-    """Hash the file and compare; a finished download that is wrong goes away, a file of the user's stays."""
+def _finished(path: Path, wanted: tuple[str, str] | None, state: str, target: Path | None = None) -> Fetched:
+    """Hash the file and compare; a download (for ``target``) that is wrong goes away, a file of the user's stays."""
     sha256 = hashlib.sha256()
     other = hashlib.new(wanted[0], usedforsecurity=False) if wanted else sha256
     with path.open("rb") as file:
@@ -183,15 +184,15 @@ def _finished(path: Path, wanted: tuple[str, str] | None, state: str) -> Fetched
             if wanted:
                 other.update(block)
     if wanted and other.hexdigest() != wanted[1]:
-        if path.suffix == ".part":
+        if target is not None:
             path.unlink()
             path.with_name(f"{path.name}.json").unlink(missing_ok=True)
-            what = f"{path.with_suffix('')} was downloaded, but"
+            what = f"{target} was downloaded, but"
         else:
             what = f"{path} is there, but"
         raise UserError(
             f"{what} its {wanted[0]} is {other.hexdigest()}, not {wanted[1]} as given"
-            + ("; it was thrown away" if path.suffix == ".part" else "; remove it to fetch it again")
+            + ("; it was thrown away" if target is not None else "; remove it to fetch it again")
         )
     return Fetched(path, path.stat().st_size, sha256.hexdigest(), state, ":".join(wanted) if wanted else None)
 

@@ -109,5 +109,16 @@ def ranks_of(options: RunOptions, launcher: str) -> Iterator[Ranks]:
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
         yield Ranks(place.rank, place.world, device)
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        raise RunStopped(
+            "another rank has stopped, which its own message explains; --auto_resume goes on from the last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has gone; gloo has no type of its own for it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,8 +234,19 @@ class _Run:
         pace = Pace(trainer.iteration, data)
         saved = trainer.iteration
         hidden = not self.narrator.shows_bar
+        never = options.path.never_resumes
+        again = f"{'path.resume=auto' if never else 'the same command with --auto_resume'} continues"
+
+        def rescue() -> str:
+            # Other ranks are in the middle of a step that this one will not join.
+            if self.ranks.world > 1 or trainer.iteration == saved:
+                return ""
+            self._check_health(trainer)
+            self._save(trainer, validator, past)
+            return f"\nstep {trainer.iteration} is saved; {again}"
+
         with progress("training", total, "steps", done=trainer.iteration, quiet=hidden) as bar:
-            for batch in data.batches(trainer.iteration + 1, total):
+            for batch in _fed(data.batches(trainer.iteration + 1, total), rescue):
                 trainer.step(batch)
                 step = trainer.iteration
                 last = step == total
@@ -256,10 +267,8 @@ class _Run:
                         self._save(trainer, validator, past)
                     saved = step
                 if stops:
-                    never = self.options.path.never_resumes
-                    again = "path.resume=auto" if never else "the same command with --auto_resume"
                     self.tracker.say(
-                        f"{stop.name or 'another rank'}: stopped after step {saved}, which is saved; {again} continues"
+                        f"{stop.name or 'another rank'}: stopped after step {saved}, which is saved; {again}"
                     )
                     break
         return metrics
@@ -353,3 +362,15 @@ class _Run:
             self.tracker.say(f"report: {report}")
         code = 0 if finished else (stop.exit_code or 143)
         return RunResult(self.folder.root, trainer.iteration, finished, code, metrics, report)
+
+
+def _fed(batches: Iterator[Any], rescue: Callable[[], str]) -> Iterator[Any]:
+    """The batches; where one cannot be made, ``rescue`` keeps the steps before and says so behind the error."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except UserError as error:
+            raise type(error)(f"{error}{rescue()}") from error
+        if batch is None:
+            return
+        yield batch
