@@ -5,7 +5,6 @@ A lock holds as long as a process lives that has its file open, so nothing has t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -16,11 +15,16 @@ from typing import IO
 from atelier.errors import UserError
 from atelier.files import describe_os_error
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _TRIES = 100
 
 
 class LocksUnsupported(UserError):
-    """The file system cannot lock files, as some network file systems cannot."""
+    """The file system cannot lock files, as some network file systems cannot, or the operating system has no flock."""
 
 
 class RunLock:
@@ -47,6 +51,9 @@ class RunLock:
                 continue  # an owner that removes its folder was between the two lines
             except OSError as error:
                 raise UserError(describe_os_error(error, path)) from error
+            if fcntl is None:
+                file.close()
+                raise LocksUnsupported(f"{path}: this operating system cannot lock files (flock)")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from atelier import locks
 from atelier.errors import UserError
 from atelier.images.video_ledger import Ledger, is_unfinished
 
@@ -71,11 +72,15 @@ def test_a_killed_run_leaves_no_right_behind(tmp_path: Path) -> None:
     assert Ledger(folder, "film", OPTIONS).frames == 6
 
 
-def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("missing", ["locks", "the module"])
+def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", none)
+    if missing == "locks":
+        monkeypatch.setattr(fcntl, "flock", none)
+    else:
+        monkeypatch.setattr(locks, "fcntl", None)
     folder = tmp_path / "b.mp4.parts"
     work(folder, "film").release()
     assert names(folder) == [".000002.abcd_123.nut", *FINISHED[:6], "000002.nut", "plan.json"]
