@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -431,6 +433,69 @@ def test_frames_of_a_film_may_be_asked_for_in_any_order(tmp_path: Path, cache: C
     broken.add_film(FilmFile(tmp_path / "a.mp4", 7, (48, 64)), Cover(SIDE))
     with pytest.raises(UserError, match=r"a\.mp4: has 6 frames now, but 7"):
         broken.read(6)
+
+
+class CountedFilms:
+    """Stands in for ``open_video``: counts how often each film is opened and which of its frames live on."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.opened: list[str] = []
+        self.closed = 0
+        self._made: list[weakref.ref[Any]] = []
+
+    def __call__(self, path: Path) -> Any:
+        self.opened.append(path.name)
+        return SimpleNamespace(frames=self._frames, close=self._close)
+
+    def _frames(self) -> Any:
+        for number in range(self.length):
+            pixels = np.full((48, 64, 3), number, np.uint8)
+            self._made.append(weakref.ref(pixels))
+            yield SimpleNamespace(pixels=pixels)
+            del pixels
+
+    def _close(self) -> None:
+        self.closed += 1
+
+    def alive(self) -> int:
+        return sum(each() is not None for each in self._made)
+
+
+def test_threads_between_two_films_open_each_once_and_leave_no_frame_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order in which several threads arrive: the next film is begun before the last frames of the one before."""
+    from atelier.images import video
+
+    films = CountedFilms(6)
+    monkeypatch.setattr(video, "open_video", films)
+    source = FrameSource("films", "x")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+        source.add_film(FilmFile(tmp_path / name, 6, (48, 64)), Cover(SIDE))
+    for number in (1, 0, 2, 3, 6, 5, 8, 4, 7, 9, 11, 10):
+        assert (source.read(number) == number % 6).all()
+        assert films.alive() <= 4, number
+    assert films.opened == ["a.mp4", "b.mp4"] and films.closed == 2
+    assert films.alive() == 0
+
+
+def test_a_film_that_fails_is_not_decoded_again_for_each_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from atelier.images import video
+
+    films = CountedFilms(3)
+    monkeypatch.setattr(video, "open_video", films)
+    (tmp_path / "a.mp4").touch()
+    source = FrameSource("films", "x")
+    source.add_film(FilmFile(tmp_path / "a.mp4", 6, (48, 64)), Cover(SIDE))
+    for number in (4, 5, 3):
+        with pytest.raises(UserError, match=r"a\.mp4: has 3 frames now, but 6"):
+            source.read(number)
+    assert [int(source.read(number)[0, 0, 0]) for number in range(3)] == [0, 1, 2]
+    assert films.opened == ["a.mp4"] and films.closed == 1
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ class FrameSource(Source):
         """RGB ``h×w×3`` of the file's depth; grey pictures are spread, alpha is dropped."""
         entry = self._entries[index]
         if entry.film is not None:
-            pixels = self._decoder.frame(entry.film, entry.frame)
+            pixels = self._decoder.frame(index - entry.frame, entry.film, entry.frame)
         else:
             from atelier.images import read_image
 
@@ -143,42 +143,92 @@ class FrameSource(Source):
 
 
 class _Decoder:
-    """Frames of films, asked for about in order by several threads, each film decoded once from front to back."""
+    """Frames of films, asked for about in order by several threads, each film decoded once from front to back.
+
+    A film is open until its last frame was decoded, also while frames of the next one are asked for. A frame is kept
+    only until it is asked for, so memory holds no more than what lies between the threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._path: Path | None = None
-        self._frames: Iterator[Any] | None = None
-        self._reader: Any = None
-        self._next = 0
-        self._waiting: dict[tuple[Path, int], npt.NDArray[Any]] = {}
+        self._runs: dict[int, _Run] = {}
 
-    def frame(self, film: FilmFile, number: int) -> npt.NDArray[Any]:
+    def frame(self, key: int, film: FilmFile, number: int) -> npt.NDArray[Any]:
+        """Frame ``number``; ``key``: tells films from one another, and a film from itself added a second time."""
         with self._lock:
-            while (film.path, number) not in self._waiting:
-                if self._path != film.path or number < self._next:
-                    self._open(film.path)
-                assert self._frames is not None
-                frame = next(self._frames, None)
-                if frame is None:
-                    raise UserError(
-                        f"{film.path}: has {self._next} frames now, but {film.frames} when it was looked at; was it "
-                        "written anew?"
-                    )
-                self._waiting[film.path, self._next] = frame.pixels
-                self._next += 1
-            return self._waiting.pop((film.path, number))
-
-    def _open(self, path: Path) -> None:
-        from atelier.images.video import open_video
-
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = open_video(path)
-        self._path, self._frames, self._next = path, self._reader.frames(), 0
+            run = self._runs.get(key)
+            if run is None:
+                run = self._runs[key] = _Run(film)
+            pixels = run.take(number)
+            if not run.due:
+                run.close()
+                del self._runs[key]
+            return pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_Decoder, ())
+
+
+class _Run:
+    """A film from its first to its last frame.
+
+    Attributes:
+        due: the frames that were not handed out yet.
+        waiting: those of them that were decoded already, because a later one was asked for first.
+    """
+
+    def __init__(self, film: FilmFile) -> None:
+        self.film = film
+        self.due = set(range(film.frames))
+        self.waiting: dict[int, npt.NDArray[Any]] = {}
+        self._reader: Any = None
+        self._frames: Iterator[Any] = iter(())
+        self._next = film.frames
+        self._failure: str | None = None
+
+    def take(self, number: int) -> npt.NDArray[Any]:
+        """Frame ``number``; decodes from the front again where it was handed out before."""
+        self.due.add(number)
+        if number not in self.waiting:
+            if self._failure is not None:
+                raise UserError(self._failure)
+            try:
+                self._decode(number)
+            except UserError as error:
+                self._failure = str(error)
+                self.close()
+                raise
+        self.due.discard(number)
+        return self.waiting.pop(number)
+
+    def _decode(self, number: int) -> None:
+        if number < self._next:
+            self._open()
+        while self._next <= number:
+            frame = next(self._frames, None)
+            if frame is None:
+                raise UserError(
+                    f"{self.film.path}: has {self._next} frames now, but {self.film.frames} when it was looked at; "
+                    "was it written anew?"
+                )
+            if self._next in self.due:
+                self.waiting.setdefault(self._next, frame.pixels)
+            self._next += 1
+        if self._next == self.film.frames:
+            self.close()
+
+    def _open(self) -> None:
+        from atelier.images.video import open_video
+
+        self.close()
+        self._reader = open_video(self.film.path)
+        self._frames, self._next = self._reader.frames(), 0
+
+    def close(self) -> None:
+        """Give the file back; what is waiting stays."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader, self._frames, self._next = None, iter(()), self.film.frames
 
 
 def stamp(path: Path) -> str:
