@@ -319,6 +319,54 @@ def test_motion_of_swintexcos_table_is_resized_cut_and_flipped_with_the_clip(
     assert seen == {2.0, -2.0}
 
 
+def test_tables_with_and_without_motion_are_not_mixed(
+    tmp_path: Path, opened: Open, cache: CacheOptions
+) -> None:
+    """A step's clips would have motion here and none there; films that are measured need none."""
+    rows = {
+        "still": ["video_name,current_frame", *(f"v,{each:05d}.png" for each in range(8))],
+        "moved": [
+            "video_name,prev_frame,current_frame,flow_forward_name,mask_name",
+            *(f"v,{each:05d}.png,{each + 1:05d}.png,f.flo,f.png" for each in range(7)),
+        ],
+    }
+    for name, lines in rows.items():
+        film(tmp_path / name, "v", 8)
+        for file in ("f.flo", "f.png"):
+            (tmp_path / name / "v" / file).touch()
+        (tmp_path / name / "t.csv").write_text("\n".join(lines))
+    roots = [tmp_path / "still", tmp_path / "moved"]
+    for order in (roots, roots[::-1]):
+        with pytest.raises(UserError, match=r"moved.t\.csv names motion and .*still.t\.csv names none"):
+            opened(layout="csv", roots=order, clip_length=2)
+    assert len(opened(layout="csv", roots=roots[1:], clip_length=2)) == 7
+    measured = ValClipsOptions(layout="csv", roots=roots, short_side=SIDE).open(cache=cache, quiet=True)
+    assert measured.names == ["still_v", "moved_v"]
+    measured.close()
+
+
+def test_a_listed_link_to_a_frame_of_the_clip_is_not_its_reference(tmp_path: Path, opened: Open) -> None:
+    """Also where the film itself is a link to another one, or has a frame under two names."""
+    root = tmp_path / "films"
+    film(root, "x", 4)
+    film(root, "x.refs", 0)
+    for number, name in enumerate(("00000.png", "00003.png")):
+        (root / "x.refs" / f"{number}.png").symlink_to(Path("..", "x", name))
+    (root / "y").symlink_to("x", target_is_directory=True)
+    (root / "y.refs").symlink_to("x.refs", target_is_directory=True)
+    rows = [f"{name},{each:05d}.png,x.refs/0.png,x.refs/1.png" for name in "xy" for each in range(4)]
+    (root / "t.csv").write_text("\n".join(["video_name,current_frame,ref1,ref2", *rows]))
+    for layout in ("folders", "csv"):
+        source = opened(layout=layout, roots=[root], reference={"external": 1.0}).source
+        assert len(source) == 4
+        for clip in drawn_from(source):
+            assert set(reds(clip.references)) == {0, 3} - set(reds(clip.frames)), (layout, clip.name)
+    (root / "x" / "00003.png").unlink()
+    (root / "x" / "00003.png").symlink_to("00000.png")
+    with pytest.raises(UserError, match=r"no picture that could be a clip's reference: x \(4 frames\)"):
+        opened(layout="folders", roots=[root], reference={"external": 1.0}, clip_length=4)
+
+
 def test_pairs_move_the_picture_and_take_the_other_as_reference(tmp_path: Path, opened: Open) -> None:
     write_image(tmp_path / "p.png", frame(1, 0, 40, 60))
     write_image(tmp_path / "q.png", frame(2, 0, 30, 30))

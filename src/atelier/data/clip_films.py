@@ -33,7 +33,7 @@ class Film:
     """A film.
 
     Attributes:
-        name: for messages; unique.
+        name: for messages and results; no two films of a set have the same.
         frames: numbers of its pictures in the source, in order.
         labels: what each frame is called.
         external: numbers of the pictures that its list of references names, for all frames or for each.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from atelier.data.clip_films import Film
-from atelier.data.clip_frames import Fit, FrameSource, look_at_film, uneven
+from atelier.data.clip_frames import Fit, FrameSource, OneNumberAFile, look_at_film, uneven
 from atelier.data.clip_names import Folders
 from atelier.data.options import CacheOptions
 from atelier.errors import UserError
@@ -16,14 +17,16 @@ from atelier.images.video_frames import list_frames, natural_order
 
 REFERENCES = ".refs"
 
+_Add = Callable[[Path], int]
+
 
 def folder_films(
-    roots: Sequence[Path], source: FrameSource, fit: Fit, cache: CacheOptions, *, references: bool
+    root: Path, source: FrameSource, fit: Fit, cache: CacheOptions, *, references: bool
 ) -> tuple[list[Film], list[str]]:
-    """The films below ``roots``, and what is wrong with them.
+    """The films below a root, and what is wrong with them.
 
     Args:
-        roots: each holds folders of frames, video files, and ``NAME.refs`` folders.
+        root: holds folders of frames, video files, and ``NAME.refs`` folders.
         source: gets the frames and the references.
         fit: their size.
         cache: remembers how many frames video files have.
@@ -32,51 +35,50 @@ def folder_films(
     films: list[Film] = []
     problems: list[str] = []
     folders = Folders()
-    for root in roots:
-        there = folders.names(root)
-        if there is None:
-            problems.append(f"{root} is no folder")
+    there = folders.names(root)
+    if there is None:
+        return [], [f"{root} is no folder"]
+    entries = sorted((root / name for name in there if not name.startswith(".")), key=natural_order)
+    found: dict[str, Path] = {}
+    for entry in entries:
+        film = entry.is_dir() and entry.suffix != REFERENCES
+        if not film and entry.suffix.lower() not in VIDEO_SUFFIXES:
             continue
-        entries = sorted((root / name for name in there if not name.startswith(".")), key=natural_order)
-        found: dict[str, Path] = {}
-        for entry in entries:
-            film = entry.is_dir() and entry.suffix != REFERENCES
-            if not film and entry.suffix.lower() not in VIDEO_SUFFIXES:
-                continue
-            name = entry.name if film else entry.stem
-            if name in found:
-                problems.append(f"{found[name]} and {entry} are both a film called '{name}'; rename one")
-            found[name] = entry
-        lists = [entry for entry in entries if entry.is_dir() and entry.suffix == REFERENCES]
-        problems += [
-            f"{each}: there is no film '{each.stem}' beside it{folders.nearest(each.stem, found)}"
-            for each in lists
-            if each.stem not in found
-        ]
-        if not found:
-            loose = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
-            hint = "; the pictures in it are frames: give the folder above it" if loose else ""
-            problems.append(f"{root}: no folder of frames and no video file in it{hint}")
-        for name, path in found.items():
-            before = len(problems)
-            numbers, labels = _frames(path, source, fit, cache, problems)
-            beside = root / f"{name}{REFERENCES}"
-            listed: tuple[int, ...] = ()
-            if references and beside in lists:
-                listed = _references(beside, source, fit, problems)
-            if len(problems) == before:
-                title = name if len(roots) == 1 else f"{root.name}/{name}"
-                films.append(Film(title, numbers, labels, (listed,)))
+        name = entry.name if film else entry.stem
+        if name in found:
+            problems.append(f"{found[name]} and {entry} are both a film called '{name}'; rename one")
+        found[name] = entry
+    lists = [entry for entry in entries if entry.is_dir() and entry.suffix == REFERENCES]
+    problems += [
+        f"{each}: there is no film '{each.stem}' beside it{folders.nearest(each.stem, found)}"
+        for each in lists
+        if each.stem not in found
+    ]
+    if not found:
+        loose = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+        hint = "; the pictures in it are frames: give the folder above it" if loose else ""
+        problems.append(f"{root}: no folder of frames and no video file in it{hint}")
+    # A reference that links to a frame is that frame, so that a clip is never given its own picture.
+    add: _Add = OneNumberAFile(source, fit) if references and lists else partial(source.add_picture, fit=fit)
+    for name, path in found.items():
+        before = len(problems)
+        numbers, labels = _frames(path, source, fit, add, cache, problems)
+        beside = root / f"{name}{REFERENCES}"
+        listed: tuple[int, ...] = ()
+        if references and beside in lists:
+            listed = _references(beside, add, problems)
+        if len(problems) == before:
+            films.append(Film(name, numbers, labels, (listed,)))
     return films, problems
 
 
 def _frames(
-    path: Path, source: FrameSource, fit: Fit, cache: CacheOptions, problems: list[str]
+    path: Path, source: FrameSource, fit: Fit, add: _Add, cache: CacheOptions, problems: list[str]
 ) -> tuple[Sequence[int], list[str]]:
     try:
         if path.is_dir():
             files = list_frames(str(path))
-            numbers = [source.add_picture(file, fit) for file in files]
+            numbers = [add(file) for file in files]
             problems += uneven(source, path.name, numbers)
             return numbers, [file.name for file in files]
         film = look_at_film(path, cache)
@@ -86,9 +88,9 @@ def _frames(
         return [], []
 
 
-def _references(folder: Path, source: FrameSource, fit: Fit, problems: list[str]) -> tuple[int, ...]:
+def _references(folder: Path, add: _Add, problems: list[str]) -> tuple[int, ...]:
     try:
-        return tuple(source.add_picture(file, fit) for file in list_frames(str(folder)))
+        return tuple(add(file) for file in list_frames(str(folder)))
     except UserError as error:
         problems.append(str(error))
         return ()

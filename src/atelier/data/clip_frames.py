@@ -7,6 +7,7 @@ resize it again.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -140,6 +141,24 @@ class FrameSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_decoder": _Decoder()}
+
+
+class OneNumberAFile:
+    """Adds pictures to a source. A file that comes under several names, by links, has one number.
+
+    Clips tell by numbers whether a reference is one of their own frames.
+    """
+
+    def __init__(self, source: FrameSource, fit: Fit) -> None:
+        self._source, self._fit = source, fit
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, path: Path) -> int:
+        """The number of a picture file."""
+        file = os.path.realpath(path)
+        if file not in self._numbers:
+            self._numbers[file] = self._source.add_picture(path, self._fit)
+        return self._numbers[file]
 
 
 class _Decoder:

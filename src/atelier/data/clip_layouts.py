@@ -13,7 +13,7 @@ import numpy as np
 from atelier.data.clip_films import ClipPlace, Film, FilmClips, FilmsToMeasure, Rules, short_list, windows
 from atelier.data.clip_folders import folder_films
 from atelier.data.clip_frames import Between, Cover, Fit, FrameSource, Size, remembered
-from atelier.data.clip_names import Wanted
+from atelier.data.clip_names import Wanted, film_names, numbered
 from atelier.data.clip_pairs import PairClips
 from atelier.data.clip_samples import unit_lab
 from atelier.data.clip_sources import ClipSource
@@ -69,6 +69,7 @@ def open_training(options: TrainClipsOptions, cache: CacheOptions, *, quiet: boo
         crop=options.crop_size,
         length=options.clip_length,
         references=reference.external > 0 and reference.count > 0,
+        motion=True,
         quiet=quiet,
     )
     rules = Rules(reference.external, reference.min_gap, reference.count, reference.anchor)
@@ -107,7 +108,9 @@ def open_validation(options: ValClipsOptions, cache: CacheOptions, *, quiet: boo
         return ClipValidation(options, clips, [f"synthetic_{number}" for number in range(len(clips))])
     key = f"data set '{options.name}'"
     chosen = reference.source == "listed"
-    opened = _open_films(options, cache, key, crop=options.crop, length=2, references=chosen, quiet=quiet)
+    opened = _open_films(
+        options, cache, key, crop=options.crop, length=2, references=chosen, motion=False, quiet=quiet
+    )
     without = [film.name for film in opened.films if chosen and len(film.references_of(0)) < reference.count]
     if without:
         opened.reader.close()
@@ -124,7 +127,7 @@ def open_validation(options: ValClipsOptions, cache: CacheOptions, *, quiet: boo
         anchor=reference.role == "anchor",
         notes=opened.notes,
     )
-    return ClipValidation(options, films, [film.name.replace("/", "_") for film in opened.films])
+    return ClipValidation(options, films, numbered([film.name.replace("/", "_") for film in opened.films]))
 
 
 def _open_films(
@@ -135,9 +138,16 @@ def _open_films(
     crop: Size | None,
     length: int,
     references: bool,
+    motion: bool,
     quiet: bool,
 ) -> _Opened:
-    """Films of the layouts ``folders`` and ``csv``; ``length``: how many frames one needs at least."""
+    """Films of the layouts ``folders`` and ``csv``.
+
+    Args:
+        length: how many frames one needs at least.
+        references: whether lists of references are read.
+        motion: whether the motion that tables name is used.
+    """
     roots = options.roots
     fit = Cover(options.short_side, crop)
     title = ", ".join(map(str, roots))
@@ -147,16 +157,22 @@ def _open_films(
     )
     source = FrameSource(title, identity)
     films: list[Film] = []
+    owners: list[Path] = []
     places: list[ClipPlace] = []
     if options.layout == "folders":
-        films, problems = folder_films(roots, source, fit, cache, references=references)
+        problems: list[str] = []
+        for root in roots:
+            made, wrong = folder_films(root, source, fit, cache, references=references)
+            films, problems, owners = films + made, problems + wrong, owners + [root] * len(made)
         if problems:
             raise listed(f"{key}: films that cannot be used:", problems)
         places = windows(films, length)
     else:
+        moving: dict[bool, Path] = {}
         for number, root in enumerate(roots):
+            table = find_table(root, options.table(number), key)
             made, more = table_films(
-                find_table(root, options.table(number), key),
+                table,
                 TableRoots(
                     root,
                     options.flow_roots[number] if options.flow_roots else root,
@@ -170,9 +186,16 @@ def _open_films(
                 references=references,
                 key=key,
             )
-            if len(roots) > 1:
-                made = [replace(film, name=f"{root.name}/{film.name}") for film in made]
-            films, places = films + made, places + more
+            moving.setdefault(any(place.motion is not None for place in more), table)
+            films, places, owners = films + made, places + more, owners + [root] * len(made)
+        if motion and len(moving) > 1:
+            raise UserError(
+                f"{key}: {moving[True]} names motion and {moving[False]} names none; the clips of a step need the "
+                "same: take tables of one kind"
+            )
+    if len(roots) > 1:
+        names = film_names([(root, film.name) for root, film in zip(owners, films, strict=True)])
+        films = [replace(film, name=name) for film, name in zip(films, names, strict=True)]
     short = [f"{film.name} ({len(film.frames)})" for film in films if len(film.frames) < length]
     if short:
         raise UserError(

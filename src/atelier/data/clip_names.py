@@ -1,8 +1,9 @@
-"""Files that a table names: found by their exact names, and told all at once where they are missing."""
+"""Names: files that tables name, missing ones told all at once; and names of films that differ."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -82,3 +83,38 @@ class Wanted:
         count = len(self._missing)
         shown = f"; the first {_SHOWN}" if count > _SHOWN else ""
         raise UserError("\n".join([f"{key}: {count} file{'s' * (count > 1)} missing{shown}:", *first]))
+
+
+def film_names(films: Sequence[tuple[Path, str]]) -> list[str]:
+    """A name of its own for each film of several roots: ``ROOT/FILM``, or more of the path where two would be equal.
+
+    Args:
+        films: root and name within it. Where a root is given twice, the second time has numbers: ``ROOT/FILM_2``.
+    """
+    # Not resolved: a root that is a link keeps the name that it was given by.
+    found = [(Path(os.path.abspath(root)), name) for root, name in films]  # noqa: PTH100
+    depths = {root: 1 for root, _ in found}
+    while True:
+        names = ["/".join((*root.parts[1:][-depths[root] :], name)) for root, name in found]
+        roots: dict[str, set[Path]] = {}
+        for (root, _), name in zip(found, names, strict=True):
+            roots.setdefault(name, set()).add(root)
+        alike = set().union(*(each for each in roots.values() if len(each) > 1))
+        longer = [root for root in alike if depths[root] < len(root.parts) - 1]
+        if not longer:
+            return numbered(names)
+        for root in longer:
+            depths[root] += 1
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The same names; ``_2``, ``_3`` ... behind those that were there before, so that none stands there twice."""
+    taken, result = set(names), []
+    seen: set[str] = set()
+    for name in names:
+        new, number = name, 2
+        while new in seen or (new != name and new in taken):
+            new, number = f"{name}_{number}", number + 1
+        seen.add(new)
+        result.append(new)
+    return result

@@ -51,7 +51,7 @@ class RawClip:
 
 
 class ClipSource(ABC):
-    """A fixed list of clips. Can be sent to another process.
+    """A fixed list of clips, all with known motion in one direction or all without. Can be sent to another process.
 
     Attributes:
         fingerprint: digest of what the clips are made of.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from atelier.data.clip_films import ClipPlace, Film, MotionFiles, windows
-from atelier.data.clip_frames import Fit, FrameSource, uneven
+from atelier.data.clip_frames import Fit, FrameSource, OneNumberAFile, uneven
 from atelier.data.clip_names import Wanted
 from atelier.errors import UserError
 from atelier.images.video_frames import natural_order
@@ -164,26 +165,21 @@ def table_films(
     wanted.check(key)
     made: list[Film] = []
     problems: list[str] = []
-    frame_numbers: dict[Path, int] = {}
+    # A reference that is a frame of a film is that frame, so that a clip is never given its own picture.
+    add: Callable[[Path], int] = (
+        OneNumberAFile(source, fit) if listed else partial(source.add_picture, fit=fit)
+    )
     for name, film in films.items():
         names = sorted(film.names, key=lambda each: natural_order(Path(each)))
         paths = [film.folder / each for each in names]
-        numbers = [source.add_picture(path, fit) for path in paths]
-        frame_numbers.update(zip(paths, numbers, strict=True))
+        numbers = [add(path) for path in paths]
         problems += uneven(source, name, numbers)
         made.append(Film(name, numbers, names))
     if problems:
         raise UserError(
             "\n".join([f"{key}: frames that cannot be used:", *(f"  {each}" for each in problems[:10])])
         )
-    # A reference that is a frame of a film is that frame, so that a clip is never given its own picture.
-    by_path = {path.resolve(): number for path, number in frame_numbers.items()} if listed else {}
-    numbers_of: dict[str, int] = {}
-    for name, path in listed.items():
-        known = by_path.get(path.resolve())
-        if known is None:
-            known = by_path[path.resolve()] = source.add_picture(path, fit)
-        numbers_of[name] = known
+    numbers_of = {name: add(path) for name, path in listed.items()}
     made = [
         Film(
             film.name,

@@ -19,7 +19,7 @@ class ClipValidation(Sequence[ClipBatch]):
 
     Attributes:
         name: of the set.
-        names: of the clips, usable as file names.
+        names: of the clips, no two alike, usable as file names.
         fingerprint: digest of what is measured on.
     """
 
