@@ -224,10 +224,29 @@ def test_stopped_and_resumed_is_uninterrupted(kind: str) -> None:
     assert not torch.equal(toy.parameter, forgetful.parameter)
 
 
-def test_a_checkpoint_of_other_terms_is_refused() -> None:
-    state = Toy(grad_ratio=0.2).balance.state_dict()
-    with pytest.raises(ValueError, match="balances feature, the run none"):
-        Toy(value=0.2).balance.load_state_dict(state)
+@pytest.mark.parametrize("kind", ["grad_ratio", "loss_share"])
+@pytest.mark.parametrize("before", ["value", "grad_ratio", "loss_share"])
+def test_a_term_that_was_balanced_otherwise_is_measured_at_its_next_step(kind: str, before: str) -> None:
+    former = Toy(**{before: 0.2})
+    former.step(1)
+    state = former.balance.state_dict()
+    toy = Toy(**{kind: 0.25}, every=100)
+    measure = toy.ratio if kind == "grad_ratio" else toy.share
+    assert toy.balance.load_state_dict(state) == (() if kind == before else ("feature",))
+    assert measure(7) == pytest.approx(0.25, rel=1e-5 if kind != before else 1e-2)
+    # Once: the next measurement is at a multiple of ``every`` again.
+    measure(8, strength=500.0)
+    factor = float(toy.balance.state_dict()["log"]["feature"])
+    measure(9, strength=500.0)
+    assert float(toy.balance.state_dict()["log"]["feature"]) == factor
+    measure(100, strength=500.0)
+    assert float(toy.balance.state_dict()["log"]["feature"]) != factor
+
+
+def test_terms_that_only_the_checkpoint_balances_do_no_harm() -> None:
+    toy = Toy(value=0.2)
+    assert toy.balance.load_state_dict(Toy(grad_ratio=0.2).balance.state_dict()) == ()
+    assert toy.balance.state_dict() == {"log": {}, "sums": {}}
 
 
 def test_gradient_norm_leaves_no_trace() -> None:

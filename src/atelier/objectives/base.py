@@ -239,6 +239,13 @@ class Objective(ABC):
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, given: {', '.join(state)}")
 
+    def carried(self) -> Mapping[str, str] | None:
+        """After :meth:`load_state_dict`: the parameters of its own that go on, name now -> name in the checkpoint.
+
+        Names are those in the module that :meth:`ObjectiveOptions.trained` gave. None: all of them, where they were.
+        """
+        return None
+
 
 class ObjectiveOptions(Component):
     """Options of an objective. ``roles`` says, before anything is built, which networks a run must define."""

@@ -73,6 +73,7 @@ class Beginning:
             changes = compare_past(state["past"], past, accept=accept, report=self.notes.append)
             self._stale_references = any(change.path[0] in {"datasets", "degradation"} for change in changes)
         restored = trainer.load(state, origin.checkpoint)
+        self.lines += trainer.objective.remarks()
         self._check_place(trainer)
         validator.best = Best.from_json(state["best"]) if state.get("best") else None
         if validator.best is not None and not self._finds_best(validator.best.iteration, origin.checkpoint):

@@ -410,6 +410,7 @@ class Trainer:
 
     def _load_optimizers(self, state: Mapping[str, Any]) -> str:
         kinds = []
+        carried = self.objective.carried()
         for (role, optimizer), stored in zip(self.optimizers.items(), state["optimizers"], strict=True):
             kind = type(optimizer).__name__
             former = self._stored_type(state, role) if state.get("past") else kind
@@ -417,12 +418,28 @@ class Trainer:
                 begin_at_weights(optimizer)
                 kinds.append(f"{kind}, which begins afresh: the checkpoint's are moments of {former}")
                 continue
+            if carried is not None:
+                kinds.append(f"{kind}, {self._carry_on(state, role, carried)}")
+                continue
             try:
                 take_up(optimizer, stored)
             except (ValueError, KeyError) as error:
                 raise UserError(f"the checkpoint's optimiser does not fit this run: {error}") from error
             kinds.append(kind)
         return f"optimiser ({', '.join(kinds)})"
+
+    def _carry_on(self, state: Mapping[str, Any], role: str, carried: Mapping[str, str]) -> str:
+        """Moments by name where an objective's own parameters are not the checkpoint's: how many, in words."""
+        names = {name: name for name, _ in self.nets[role].named_parameters()}
+        names |= {then: now for now, then in carried.items()}
+        stored = state.get("parameters", {}).get(role, [])
+        renamed = {**state, "parameters": {role: [names.get(each) for each in stored]}}
+        moments = self.carry_moments(renamed, set(names.values()), role)
+        total = len(moments.restored) + len(moments.reset)
+        rest = (
+            f", the others begin at zero{f': {moments.why}' if moments.why else ''}" if moments.reset else ""
+        )
+        return f"moments of {len(moments.restored)} of {total} parameters{rest}"
 
     def _load_scale(self, stored: Mapping[str, Any] | None) -> str:
         """Take up the scale of fp16's losses; what is to be said of it."""

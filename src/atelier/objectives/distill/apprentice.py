@@ -88,6 +88,7 @@ class Apprentice(nn.Module):
         order: for each pair, the place in ``taps`` (from 0) of its student tap.
         pairs: (teacher tap, student tap), from 1, as the log and the checkpoint tell them.
         school: teachers and plans; no part of the module.
+        tapped: for each pair the names of its modules, student first.
     """
 
     def __init__(
@@ -98,12 +99,13 @@ class Apprentice(nn.Module):
         order: Sequence[int],
         pairs: Sequence[tuple[int, int]],
         school: School,
+        tapped: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.terms = nn.ModuleDict(terms)
         self.taps, self.order, self.pairs = taps, list(order), list(pairs)
-        self.school = school
+        self.school, self.tapped = school, list(tapped)
 
     def forward(self, lq: Tensor, lesson: Lesson) -> Attempt:
         """``lq`` [N, C, H, W] and its lesson to the output and the raw terms."""

@@ -74,7 +74,7 @@ def assemble(options: DistillOptions, network: nn.Module, setting: Setting) -> A
         faculty.caches = caches_of(options, setting, faculty.teachers, kinds_of(options, mine))
     check_room(school.caches)
     order = [own_places.index(own - 1) for _, own in pairs] if taps is not None else []
-    apprentice = Apprentice(network, terms, taps, order, pairs, school)
+    apprentice = Apprentice(network, terms, taps, order, pairs, school, [shape.names for shape in shapes])
     apprentice.terms.to(setting.device)
     if options.pretrain_projectors is not None:
         if apprentice.projectors is None:

@@ -16,6 +16,7 @@ from atelier.objectives.base import Findings, Guide, Objective, Part, TrainingBa
 from atelier.objectives.distill.apprentice import Apprentice, Attempt
 from atelier.objectives.distill.options import DistillOptions
 from atelier.objectives.distill.projectors import load_projectors
+from atelier.objectives.distill.taking_up import Pairs, take
 from atelier.objectives.distill.term_options import TermOptions
 from atelier.objectives.distill.weights import Balance, gradient_norm
 from atelier.objectives.terms import named_terms
@@ -47,6 +48,8 @@ class DistillObjective(Objective):
         inner = getattr(net, "module", net)
         self.apprentice = inner if isinstance(inner, Apprentice) else None
         self.balance: Balance | None = None
+        self._carried: dict[str, str] | None = None
+        self._told: list[str] = []
         if self.apprentice is not None:
             setting = self.apprentice.school.setting
             weights = {name: self._options_of(name).weight for name in self.apprentice.terms}
@@ -182,6 +185,7 @@ class DistillObjective(Objective):
             "balance": self.balance.state_dict(),
             "teachers": [teacher.digest for teacher in self.apprentice.school.teachers],
             "taught": self._taught(),
+            "features": self._features(),
             "caches": [store.folder.name for cache in self._caches() for store in cache.stores.values()],
         }
 
@@ -189,8 +193,18 @@ class DistillObjective(Objective):
         assert self.apprentice is not None
         return {"terms": list(self.apprentice.terms), "pairs": [list(pair) for pair in self.apprentice.pairs]}
 
+    def _features(self) -> dict[str, Any]:
+        assert self.apprentice is not None
+        feature = self.options.terms.feature
+        return {
+            "taps": [list(names) for names in self.apprentice.tapped],
+            "side": feature.projector.side if feature is not None else None,
+        }
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back :meth:`state_dict`.
+        """Take back :meth:`state_dict`; of other terms, pairs or projectors what is still there.
+
+        What begins afresh or is left out is said by :meth:`remarks`, and :meth:`carried` knows it.
 
         Raises:
             UserError: the teacher, the terms or the mapping are others, and ``allow_change`` does not allow it.
@@ -200,6 +214,9 @@ class DistillObjective(Objective):
                 raise UserError(
                     "the checkpoint was distilled and this run has no terms; distill.allow_change=true goes on so"
                 )
+            if state:
+                self._carried = {}
+                self._told.append("this run has no terms: what the checkpoint holds of them is left out")
             return
         own = self.state_dict()
         changed = [key for key in ("teachers", "taught") if state.get(key) != own[key]]
@@ -210,13 +227,30 @@ class DistillObjective(Objective):
                 f"(then {[state.get(key) for key in changed]}, now {[own[key] for key in changed]}); "
                 "distill.allow_change=true goes on all the same"
             )
-        if not changed or state.get("taught") == own["taught"]:
-            self.apprentice.terms.load_state_dict(state["terms"])
-            self.balance.load_state_dict(state["balance"])
+        taken = take(
+            own["terms"],
+            state.get("terms", {}),
+            _pairs_in(own),
+            _pairs_in(state),
+            same_teachers="teachers" not in changed,
+        )
+        self.apprentice.terms.load_state_dict({**own["terms"], **taken.tensors})
+        late = self.balance.load_state_dict(state.get("balance", {}))
+        if not taken.whole:
+            self._carried = {f"terms.{now}": f"terms.{then}" for now, then in taken.keys.items()}
+        afresh = [*taken.afresh, *(f"weight of {name}" for name in late)]
+        self._told += [f"begins afresh: {', '.join(afresh)}"] if afresh else []
+        self._told += [f"left out of the checkpoint: {', '.join(taken.left)}"] if taken.left else []
+
+    def carried(self) -> Mapping[str, str] | None:
+        """The projectors that go on, where any of either side does not."""
+        return self._carried
 
     def remarks(self) -> Sequence[str]:
-        """What the teachers' caches mended."""
-        return [remark for cache in self._caches() for remark in cache.remarks()]
+        """What a resume could not keep, once, and what the teachers' caches mended."""
+        told = [f"distill: {each}" for each in self._told]
+        self._told.clear()
+        return told + [remark for cache in self._caches() for remark in cache.remarks()]
 
     def close(self) -> Sequence[str]:
         """Write what the caches have only in memory; what they read and made."""
@@ -241,7 +275,8 @@ class DistillObjective(Objective):
             taps.enabled = False
             network.train(training)
         theirs = faculty.answer(lq, lq, output=False, features=True).features
-        pairs = zip(apprentice.school.pairs, apprentice.order, theirs, strict=True)
+        # Behind the pairs' lines may stand one more, of taps without a pair.
+        pairs = zip(apprentice.school.pairs, apprentice.order, theirs, strict=False)
         return [
             (line, own[place][0].abs().mean(0).float(), other[0].abs().mean(0))
             for line, place, other in pairs
@@ -263,6 +298,12 @@ class DistillObjective(Objective):
         if self.apprentice is not None:
             for teacher in self.apprentice.school.teachers:
                 teacher.verify()
+
+
+def _pairs_in(state: Mapping[str, Any]) -> Pairs:
+    """The pairs of a :meth:`DistillObjective.state_dict`; older ones know only their numbers."""
+    features = state.get("features", {})
+    return Pairs(state.get("taught", {}).get("pairs", []), features.get("taps"), features.get("side"))
 
 
 def _sum(terms: Mapping[str, Tensor]) -> Tensor:

@@ -112,6 +112,8 @@ class Balance:
         # sums of (the term's loss, the losses without a share) since the last measurement
         self._sums = {name: torch.zeros(2, device=device) for name in shares}
         self._step = 0
+        # balanced now and not in the checkpoint: measured at their next step, not at the next multiple of ``every``
+        self._late: set[str] = set()
 
     def active(self, step: int) -> tuple[str, ...]:
         """The terms that act at ``step``, in order."""
@@ -138,6 +140,7 @@ class Balance:
             self._step = step
             self._follow_gradients(step, pixel, raw, parameters)
             self._follow_losses(step, pixel, raw)
+            self._late -= raw.keys()
         return {name: self._weight(name, step) for name in raw}
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,16 +150,22 @@ class Balance:
             "sums": {name: each.clone() for name, each in self._sums.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back :meth:`state_dict`; raises ValueError where the balanced terms are others."""
-        for key, own in (("log", self._log), ("sums", self._sums)):
-            given = state.get(key, {})
-            if set(given) != set(own):
-                raise ValueError(
-                    f"the checkpoint balances {', '.join(given) or 'no terms'}, the run {', '.join(own) or 'none'}"
-                )
-            for name, tensor in given.items():
-                own[name].copy_(tensor)
+    def load_state_dict(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Take back :meth:`state_dict`, as far as both sides balance a term in the same way.
+
+        Returns:
+            The balanced terms of the run of which the checkpoint knows nothing: they are measured at their next step.
+        """
+        logs, sums = state.get("log", {}), state.get("sums", {})
+        for name, own in self._log.items():
+            # A factor of gradients says nothing of losses; what has sums follows losses.
+            if name not in logs or (name in sums) != (name in self._sums):
+                self._late.add(name)
+                continue
+            own.copy_(logs[name])
+            if name in self._sums:
+                self._sums[name].copy_(sums[name])
+        return tuple(name for name in self._log if name in self._late)
 
     def _weight(self, name: str, step: int) -> float | Tensor:
         schedule = self.schedules[name]
@@ -170,7 +179,7 @@ class Balance:
     def _follow_gradients(
         self, step: int, pixel: Tensor, raw: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
     ) -> None:
-        due = [n for n in raw if self.schedules[n].kind == "grad_ratio" and self.schedules[n].due(step)]
+        due = [n for n in raw if self.schedules[n].kind == "grad_ratio" and self._due(n, step)]
         if not due:
             return
         norm = gradient_norm(pixel, parameters)
@@ -187,10 +196,13 @@ class Balance:
                 rest = rest + self._weight(name, step) * raw[name].detach()
         for name in shares:
             self._sums[name] += torch.stack([raw[name].detach(), rest]).to(self._sums[name])
-            if self.schedules[name].due(step):
+            if self._due(name, step):
                 term, others = mean_over_ranks(self._sums[name]).unbind()
                 self._move(name, others / term)
                 self._sums[name].zero_()
+
+    def _due(self, name: str, step: int) -> bool:
+        return name in self._late or self.schedules[name].due(step)
 
     def _move(self, name: str, measured: Tensor) -> None:
         own, new = self._log[name], measured.to(self._log[name]).log()
