@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
+import atelier.objectives.distill.weights as weights_module
 from atelier.objectives.distill.normalise import Calibrated
 from atelier.objectives.distill.ranks import mean_over_ranks
 from atelier.objectives.distill.term_options import WeightOptions
@@ -38,6 +41,7 @@ def found_by(share: slice) -> dict[str, torch.Tensor]:
         )
         weights = balance.weights(step, pixel, {"feature": feature, "response": response}, [parameter])
     found = {name: torch.as_tensor(weight) for name, weight in weights.items()}
+    found["sums"] = balance.state_dict()["sums"]["response"]  # of the last step alone
     return found | {"mean": normaliser.mean, "variance": normaliser.variance}
 
 
@@ -49,6 +53,38 @@ def _rank(rank: int, port: int, folder: str) -> None:
         torch.save(found, Path(folder) / f"{rank}.pt")
     finally:
         distributed.destroy_process_group()
+
+
+def test_what_is_saved_between_two_measurements_is_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint is written by one rank and read by all, at any step."""
+    meeting, given = threading.Barrier(2, timeout=60), [torch.zeros(()), torch.zeros(())]
+    place = threading.local()
+
+    def mean_of_both(values: torch.Tensor) -> torch.Tensor:
+        given[place.rank] = values.clone()
+        meeting.wait()
+        mean = (given[0] + given[1]) / 2
+        meeting.wait()  # nobody gives the next one before both have read
+        return mean
+
+    monkeypatch.setattr(weights_module, "mean_over_ranks", mean_of_both)
+
+    def rank(number: int) -> list[dict[str, list[float]]]:
+        place.rank = number
+        shares = {name: WeightOptions(loss_share=0.2, every=3) for name in ("response", "upcycle")}
+        balance, saved = Balance(shares, 100, torch.device("cpu")), []
+        for step in range(1, 8):
+            pixel, response, upcycle = (torch.tensor(float(step + each + 5 * number)) for each in range(3))
+            balance.weights(step, pixel, {"response": response, "upcycle": upcycle}, [])
+            saved.append({name: each.tolist() for name, each in balance.state_dict()["sums"].items()})
+        return saved
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(rank, (0, 1))
+    assert first == second
+    # Of steps 4 and 5, after the measurement at 3: (4 + 1) + 5 / 2 and (5 + 1) + 5 / 2, one less of the pixels.
+    assert first[4]["response"] == [16.0, 14.0]
+    assert first[5]["response"] == [0.0, 0.0]
 
 
 @pytest.mark.slow

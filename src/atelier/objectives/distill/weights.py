@@ -88,7 +88,8 @@ class Balance:
     of the total. u is the first measurement, then moves a tenth of the way in the logarithm at each; a measurement
     that is zero or not finite is passed over, and a term that was never measured has weight 0.
 
-    Factors stay on the device. Losses between two measurements are averaged; nothing waits for the device.
+    Factors stay on the device. Losses between two measurements are averaged, over all ranks at each step; nothing waits
+    for the device.
 
     Args:
         options: the weight of each term by log name.
@@ -194,10 +195,12 @@ class Balance:
         for name in raw:
             if name not in shares:
                 rest = rest + self._weight(name, step) * raw[name].detach()
-        for name in shares:
-            self._sums[name] += torch.stack([raw[name].detach(), rest]).to(self._sums[name])
+        # Of all ranks at every step, not only when measured: a checkpoint between two measurements is one rank's.
+        here = torch.stack([torch.stack([raw[name].detach(), rest]) for name in shares])
+        for name, seen in zip(shares, mean_over_ranks(here.to(self._sums[shares[0]])), strict=True):
+            self._sums[name] += seen
             if self._due(name, step):
-                term, others = mean_over_ranks(self._sums[name]).unbind()
+                term, others = self._sums[name].unbind()
                 self._move(name, others / term)
                 self._sums[name].zero_()
 
