@@ -270,6 +270,27 @@ def test_preflight_tells_an_untrained_twin_from_the_teacher(file: Path) -> None:
     assert first.startswith(f"untrained twin of the teacher {file}: SRVGGNetCompact x2")
 
 
+@pytest.mark.parametrize("real", [{}, {"upcycle": {}}], ids=["twins_alone", "beside_real_ones"])
+def test_separate_responses_to_twins_have_one_each(file: Path, real: dict[str, Any]) -> None:
+    """The control of ``combine: separate``: as many untrained networks as there are teachers, all different."""
+    terms = {"response": {}, **real}
+    given = {"recipe": None, "terms": terms, "combine": "separate", "random_teacher": ["response"]}
+    objective = objective_of(file, **given, teacher=[{"weights": file}, {"weights": file}])
+    assert objective.apprentice is not None
+    twins = objective.apprentice.school.faculties["random"].teachers
+    assert [twin.title for twin in twins] == [f"distill.teacher[{place}] (random)" for place in (0, 1)]
+    assert len({fingerprint(twin.net) for twin in twins}) == len({twin.digest for twin in twins}) == 2
+    (part,) = objective.parts(batch(), 1)
+    expected = [
+        (twin.output(batch().lq) - objective.apprentice.network(batch().lq)).abs().mean() for twin in twins
+    ]
+    for place, value in enumerate(expected, 1):
+        torch.testing.assert_close(part.terms[f"l_g_response_{place}"], value.detach())
+    assert not torch.isclose(*expected)
+    (alone,) = objective_of(file, **given).apprentice.school.faculties["random"].teachers  # type: ignore[union-attr]
+    assert (alone.digest, fingerprint(alone.net)) == (twins[0].digest, fingerprint(twins[0].net))
+
+
 class Restless(Steady):
     def forward(self, lq: Tensor) -> Tensor:
         return super().forward(lq) + 1e-3 * torch.rand(())

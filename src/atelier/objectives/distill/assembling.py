@@ -118,7 +118,7 @@ def _faculties(
     taps: Taps | None,
     pairs: Sequence[tuple[int, int]],
 ) -> dict[Side, Faculty]:
-    """The real teachers where a term learns from them, their untrained twin where one is named in random_teacher."""
+    """The real teachers where a term learns from them, their untrained twins where random_teacher names one."""
     random = options.random_terms
     places = sorted({theirs - 1 for theirs, _ in pairs})
     order = [places.index(theirs - 1) for theirs, _ in pairs]
@@ -126,9 +126,14 @@ def _faculties(
     if set(options.terms.active) - random:
         found["real"] = Faculty(teachers, taps, order, options)
     if random:
-        twin = random_twin(teachers[0], options.teacher[0], setting, 0)
-        twin_taps = _teacher_taps(twin, options, setting) if taps is not None else None
-        found["random"] = Faculty([twin], twin_taps, order, options)
+        # One stands for all, unless each teacher has a response term of its own that asks for its twin.
+        several = options.combine == "separate" and "response" in random
+        twins = [
+            random_twin(teacher, teacher.options, setting, place)
+            for place, teacher in enumerate(teachers if several else teachers[:1])
+        ]
+        twin_taps = _teacher_taps(twins[0], options, setting) if taps is not None else None
+        found["random"] = Faculty(twins, twin_taps, order, options)
         if twin_taps is not None:
             twin_taps.keep(places)
             twin_taps.enabled = False

@@ -218,7 +218,9 @@ def random_twin(teacher: Teacher, options: TeacherOptions, setting: Setting, pla
     title = f"distill.teacher[{place}] (random)"
     net = load_network(options.weights, param_key=options.param_key).net
     _draw_anew(net, setting.seed, place)
-    digest = hashlib.sha256(f"random/{teacher.digest}/{setting.seed}".encode()).hexdigest()
+    # Two twins of one file are different networks, and their cached answers must not be taken for each other's.
+    drawn = f"random/{teacher.digest}/{setting.seed}" + (f"/{place}" if place else "")
+    digest = hashlib.sha256(drawn.encode()).hexdigest()
     return Teacher(net, teacher.facts, options, setting.device, digest, title, learned=False)
 
 
