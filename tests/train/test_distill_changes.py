@@ -249,6 +249,22 @@ def test_an_option_of_a_term_is_no_traceback(
     again.check_a_step_works()
 
 
+def test_projector_lr_is_the_projectors_rate_and_may_change(taught: Path, tmp_path: Path) -> None:
+    """A factor so small that they stand still while the student learns; both keep their moments."""
+    again = Resumed(taught, tmp_path, projector_lr=1e-9)
+    assert [group["rate"] for group in again.trainer.optimizers["g"].param_groups] == [1.0, 1e-9]
+    again.check_student_kept()
+    moments = again.moments()
+    before = {name: each for name, each in again.moments_then().items() if name.startswith("terms.")}
+    assert len(before) == 4 and all(torch.equal(moments[name], each) for name, each in before.items())
+    student = {key: value.clone() for key, value in again.trainer.nets["g"].state_dict().items()}
+    again.check_a_step_works()
+    for key in keys_of(again.then, "projectors"):
+        torch.testing.assert_close(again.terms[key], again.then[key], rtol=0, atol=1e-8)
+    moved = again.trainer.nets["g"].state_dict()
+    assert all(not torch.equal(moved[key], value) for key, value in student.items())
+
+
 def test_a_projector_of_the_other_side_begins_afresh(tmp_path: Path) -> None:
     """Between taps of equal width both sides' projectors have one shape and opposite meanings."""
     file = teacher_file(tmp_path, 1, 8)

@@ -199,6 +199,7 @@ class DistillObjective(Objective):
         return {
             "taps": [list(names) for names in self.apprentice.tapped],
             "side": feature.projector.side if feature is not None else None,
+            "own_rate": self.options.projector_lr != 1.0 and bool(self.files()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -236,14 +237,15 @@ class DistillObjective(Objective):
         )
         self.apprentice.terms.load_state_dict({**own["terms"], **taken.tensors})
         late = self.balance.load_state_dict(state.get("balance", {}))
-        if not taken.whole:
+        regrouped = own["features"]["own_rate"] != state.get("features", {}).get("own_rate", False)
+        if regrouped or not taken.whole:
             self._carried = {f"terms.{now}": f"terms.{then}" for now, then in taken.keys.items()}
         afresh = [*taken.afresh, *(f"weight of {name}" for name in late)]
         self._told += [f"begins afresh: {', '.join(afresh)}"] if afresh else []
         self._told += [f"left out of the checkpoint: {', '.join(taken.left)}"] if taken.left else []
 
     def carried(self) -> Mapping[str, str] | None:
-        """The projectors that go on, where any of either side does not."""
+        """The projectors that go on, where any of either side does not, or where they got a rate of their own."""
         return self._carried
 
     def remarks(self) -> Sequence[str]:

@@ -16,7 +16,14 @@ from pydantic_core import core_schema
 
 from atelier.errors import did_you_mean
 from atelier.losses.base import AdversarialLossOptions, LossOptions
-from atelier.objectives.base import Heritage, Objective, ObjectiveOptions, Setting, built_losses
+from atelier.objectives.base import (
+    Heritage,
+    Objective,
+    ObjectiveOptions,
+    ParameterGroup,
+    Setting,
+    built_losses,
+)
 from atelier.objectives.distill.recipes import DEFAULT_RECIPE, RECIPES, expand
 from atelier.objectives.distill.term_options import TermsOptions
 from atelier.options.base import Options
@@ -213,6 +220,18 @@ class DistillOptions(ObjectiveOptions):
         from atelier.objectives.distill.assembling import assemble
 
         return {"g": assemble(self, nets["g"], setting)}
+
+    def groups(self, role: str, net: nn.Module, lr: float) -> Sequence[ParameterGroup]:
+        """The student, and its projectors where ``projector_lr`` gives them a rate of their own."""
+        from atelier.objectives.distill.apprentice import Apprentice
+
+        (together,) = super().groups(role, net, lr)
+        projectors = net.projectors if isinstance(net, Apprentice) else None
+        beside = list(projectors.parameters()) if projectors is not None else []
+        if not beside or self.projector_lr == 1.0:
+            return (together,)
+        student = together.parameters[: -len(beside)]  # they come last in the apprentice
+        return (ParameterGroup(role, student), ParameterGroup("projectors", beside, self.projector_lr))
 
     def build(
         self,
