@@ -16,7 +16,7 @@ from atelier.objectives.base import Findings, Guide, Objective, Part, TrainingBa
 from atelier.objectives.distill.apprentice import Apprentice, Attempt
 from atelier.objectives.distill.options import DistillOptions
 from atelier.objectives.distill.projectors import load_projectors
-from atelier.objectives.distill.taking_up import Pairs, take
+from atelier.objectives.distill.taking_up import Pairs, in_words, take
 from atelier.objectives.distill.term_options import TermOptions
 from atelier.objectives.distill.weights import Balance, gradient_norm
 from atelier.objectives.terms import named_terms
@@ -240,9 +240,10 @@ class DistillObjective(Objective):
         regrouped = own["features"]["own_rate"] != state.get("features", {}).get("own_rate", False)
         if regrouped or not taken.whole:
             self._carried = {f"terms.{now}": f"terms.{then}" for now, then in taken.keys.items()}
-        afresh = [*taken.afresh, *(f"weight of {name}" for name in late)]
+        afresh = [*in_words(taken.afresh), *(f"the weight of {name}" for name in late)]
+        left = in_words(taken.left)
         self._told += [f"begins afresh: {', '.join(afresh)}"] if afresh else []
-        self._told += [f"left out of the checkpoint: {', '.join(taken.left)}"] if taken.left else []
+        self._told += [f"left out of the checkpoint: {', '.join(left)}"] if left else []
 
     def carried(self) -> Mapping[str, str] | None:
         """The projectors that go on, where any of either side does not, or where they got a rate of their own."""

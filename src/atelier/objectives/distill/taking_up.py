@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-PARTS = {"projectors": "projector", "normalisers": "statistics of the teacher's tap"}
+WORDS = {"projectors": "projectors", "normalisers": "the teacher's statistics"}
 _PIECE = re.compile(r"(?P<term>[^.]+)\.(?P<part>projectors|normalisers)\.(?P<place>\d+)\.(?P<rest>.+)")
 
 
@@ -48,20 +48,20 @@ class Taken:
     Attributes:
         tensors: the run's key -> the checkpoint's tensor.
         keys: the run's key -> the checkpoint's key, of projectors alone.
-        afresh: pieces ("projector of pair 2") of the run that begin anew.
-        left: pieces of the checkpoint, by its own pairs, that the run has no place for.
+        afresh: (part, place of the pair) of the run that begin anew.
+        left: the same of the checkpoint, by its own pairs, that the run has no place for.
     """
 
     tensors: Mapping[str, Tensor]
     keys: Mapping[str, str]
-    afresh: tuple[str, ...]
-    left: tuple[str, ...]
+    afresh: tuple[tuple[str, int], ...]
+    left: tuple[tuple[str, int], ...]
 
     @property
     def whole(self) -> bool:
         """Whether every projector of either side stays where it was."""
-        learned = [each for each in (*self.afresh, *self.left) if each.startswith(PARTS["projectors"])]
-        return not learned and all(now == then for now, then in self.keys.items())
+        changed = {part for part, _ in (*self.afresh, *self.left)}
+        return "projectors" not in changed and all(now == then for now, then in self.keys.items())
 
 
 def take(
@@ -87,21 +87,32 @@ def take(
     afresh, used = [], set()
     for (term, part, place), wanted in mine.items():
         former = (term, part, places.get(place, -1))
+        used.add(former)
         given = theirs.get(former, {})
         learned = part == "projectors"
         meant = now.side == (then.side or now.side) if learned else same_teachers
         shapes = [{rest: each.shape for rest, each in piece.items()} for piece in (wanted, given)]
         if not meant or shapes[0] != shapes[1]:
-            afresh.append(f"{PARTS[part]} of pair {place + 1}")
+            afresh.append((part, place))
             continue
-        used.add(former)
         for rest, tensor in given.items():
             key = f"{term}.{part}.{place}.{rest}"
             tensors[key] = tensor
             if learned:
                 keys[key] = f"{term}.{part}.{former[2]}.{rest}"
-    left = [f"{PARTS[part]} of pair {place + 1}" for _, part, place in theirs.keys() - used]
-    return Taken(tensors, keys, tuple(afresh), tuple(sorted(left)))
+    left = [(part, place) for term, part, place in theirs if (term, part, place) not in used]
+    return Taken(tensors, keys, tuple(afresh), tuple(left))
+
+
+def in_words(pieces: Sequence[tuple[str, int]]) -> list[str]:
+    """``projectors (pairs 1, 2)`` for each part; pairs counted from 1."""
+    by_part: dict[str, list[str]] = {}
+    for part, place in pieces:
+        by_part.setdefault(part, []).append(str(place + 1))
+    return [
+        f"{WORDS[part]} ({'pair' if len(pairs) == 1 else 'pairs'} {', '.join(pairs)})"
+        for part, pairs in by_part.items()
+    ]
 
 
 def _pieces(state: Mapping[str, Tensor]) -> dict[tuple[str, str, int], dict[str, Tensor]]:
