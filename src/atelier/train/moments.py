@@ -92,7 +92,9 @@ def carry_moments(
         return Moments((), tuple(names), "the checkpoint holds no optimiser")
     if not {type(optimizer).__name__, stored_type} <= _CARRIED:
         here = type(optimizer).__name__
-        kinds = f"from {stored_type} to {here}" if stored_type != here else f"parameter by parameter for {here}"
+        kinds = (
+            f"from {stored_type} to {here}" if stored_type != here else f"parameter by parameter for {here}"
+        )
         return Moments((), tuple(names), f"moments are not carried {kinds}")
     places = {name: place for place, name in enumerate(stored_names) if name is not None}
     fresh = optimizer.state_dict()
