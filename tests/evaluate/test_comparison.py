@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +478,17 @@ def test_few_pictures_make_no_change_significant(tmp_path: Path, done: Compariso
     for template in ("comparison.html.j2", "comparison.md.j2"):
         assert caution(done) in render(done, [], template)
         assert "too few" not in render(many, [], template)
+
+
+def test_a_change_that_no_decimal_shows_is_not_coloured(tmp_path: Path) -> None:
+    many = compared(tmp_path, sources(FEWEST_FOR_INTERVALS))
+    column = next(each for each in many.columns if each.changes)
+    place = many.columns.index(column)
+    for size, sign in ((1e-6, 0), (1.0, 1)):
+        for key, change in column.changes.items():
+            column.changes[key] = replace(change, mean=size, interval=(size / 2, 2 * size))
+        entries = dict(zip(column.result.metrics, quality_rows(many)[place][1], strict=True))
+        assert entries["psnr"].sign == sign
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from atelier.evaluate.comparison import Column, Comparison
 from atelier.evaluate.comparison_pages import picture_parts
 from atelier.evaluate.criteria import Judgement
 from atelier.evaluate.page import fill_template
-from atelier.evaluate.results import decimals, format_change, format_value
+from atelier.evaluate.results import decimals, format_change, format_value, shows_change
 from atelier.evaluate.sections import Cell, ImageRow
 from atelier.files import atomic_write
 
@@ -142,6 +142,7 @@ def quality_rows(comparison: Comparison) -> list[tuple[Column, list[Entry]]]:
                 and change.interval is not None
                 and change.count >= FEWEST_FOR_INTERVALS
                 and not _holds_zero(change.interval)
+                and shows_change(change.mean, mean.protocol)
             ):
                 sign = 1 if (change.mean > 0) == mean.higher_is_better else -1
             entries.append(
