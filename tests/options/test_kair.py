@@ -295,18 +295,6 @@ def test_restarts() -> None:
     assert "train.G_scheduler_milestones, G_scheduler_gamma: do nothing" in notes_of(data)
 
 
-def test_steps_written_as_powers_of_ten() -> None:
-    data = changed("classical", train__G_scheduler_milestones=[1e4, 2.5e5])
-    options = load_run_options(tree_of(data))
-    assert options.train.total_iter == 250_000
-    assert options.train.scheduler.milestones == [10_000, 250_000]
-    restarts = {"train__G_scheduler_type": "CosineAnnealingWarmRestarts"}
-    data = changed("classical", **restarts, train__G_scheduler_periods=[1e4, 20000])
-    options = load_run_options(tree_of(data))
-    assert options.train.total_iter == 30_000
-    assert options.train.scheduler.periods == [10_000, 20_000]
-
-
 def test_start_regularisers_and_clipping() -> None:
     data = changed("dncnn", train__G_regularizer_orthstep=10, train__G_optimizer_clipgrad=0.5)
     train = tree_of(data)["train"]

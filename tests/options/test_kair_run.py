@@ -1,10 +1,12 @@
-"""A KAIR file trains: data, steps, validation, checkpoint, resume and report on bundled photographs."""
+"""A KAIR file trains, as long as it says: data, steps, validation, checkpoint and report on bundled photographs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from atelier.options.kair import convert
 from atelier.options.read import load_run_options
+from atelier.options.source import OptionFile
 from options.kair_files import as_kair_writes, changed
 
 
@@ -31,3 +33,15 @@ def test_a_dncnn_file_trains_as_it_is(tmp_path: Path) -> None:
     log = next((tmp_path / "denoising").glob("*dncnn25/train.log")).read_text()
     assert "G_loss: " in log
     assert "manual_seed is left out" in log
+
+
+def test_steps_written_as_powers_of_ten() -> None:
+    data = changed("classical", train__G_scheduler_milestones=[1e4, 2.5e5])
+    options = load_run_options(convert(OptionFile("", data))[0].data)
+    assert options.train.total_iter == 250_000
+    assert options.train.scheduler.milestones == [10_000, 250_000]
+    restarts = {"train__G_scheduler_type": "CosineAnnealingWarmRestarts"}
+    data = changed("classical", **restarts, train__G_scheduler_periods=[1e4, 20000])
+    options = load_run_options(convert(OptionFile("", data))[0].data)
+    assert options.train.total_iter == 30_000
+    assert options.train.scheduler.periods == [10_000, 20_000]

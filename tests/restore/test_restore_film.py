@@ -118,21 +118,17 @@ def test_pictures_in_and_out(folder: Path) -> None:
     assert visible(folder / "more") == [f"{n:04d}.png" for n in range(12)]
 
 
-def test_a_folder_of_frames_with_a_gap_is_restored_and_told(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("whole", "gap", "told"), [("whole", "twice", "11 restored"), ("whole.mp4", "film.mkv", "11 frames in")]
+)
+def test_a_folder_of_frames_with_a_gap_is_restored_and_told(
+    folder: Path, whole: str, gap: str, told: str
+) -> None:
     run("-i", "film.mp4", "-m", "net.pth", "-o", "frames/%06d.png")
-    assert "warning" not in run("-i", "frames", "-m", "net.pth", "-o", "whole").output
+    assert "warning" not in run("-i", "frames", "-m", "net.pth", "-o", whole).output
     (folder / "frames" / "000003.png").unlink()
-    result = run("-i", "frames", "-m", "net.pth", "-o", "twice")
-    assert result.exit_code == 0 and "11 restored" in result.output
-    assert result.output.count("warning: frames/000003.png is missing between numbered pictures") == 1
-
-
-def test_a_film_of_frames_with_a_gap_is_told_of(folder: Path) -> None:
-    run("-i", "film.mp4", "-m", "net.pth", "-o", "frames/%06d.png")
-    assert "warning" not in run("-i", "frames", "-m", "net.pth", "-o", "whole.mp4").output
-    (folder / "frames" / "000003.png").unlink()
-    result = run("-i", "frames", "-m", "net.pth", "-o", "film.mkv")
-    assert result.exit_code == 0 and "11 frames in" in result.output
+    result = run("-i", "frames", "-m", "net.pth", "-o", gap)
+    assert result.exit_code == 0 and told in result.output
     assert result.output.count("warning: frames/000003.png is missing between numbered pictures") == 1
 
 

@@ -152,6 +152,22 @@ class Ledger:
         return self.folder / f"{number:06d}.{suffix}"
 
 
+class LedgerTarget:
+    """What every target that notes its segments in a :class:`Ledger` tells of them."""
+
+    _ledger: Ledger
+
+    @property
+    def frames_done(self) -> int:
+        """Frames in finished segments: the next frame to write has this index."""
+        return self._ledger.frames
+
+    @property
+    def state(self) -> bytes | None:
+        """What was given with the last finished segment; None at the beginning."""
+        return self._ledger.state
+
+
 def _changed(key: str, before: Any, now: Any) -> str:
     """An option by name; with its values where people can read them, which digests are not."""
     if any(isinstance(value, (list, dict)) or len(str(value)) > 40 for value in (before, now)):

@@ -12,7 +12,7 @@ from atelier.errors import UserError
 from atelier.files import atomic_write, require_writable
 from atelier.images.files import write_image
 from atelier.images.video_frames import is_pattern, natural_order, number_in, numbered
-from atelier.images.video_ledger import Ledger, is_unfinished
+from atelier.images.video_ledger import Ledger, LedgerTarget, is_unfinished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def finished_pictures(output: str, source: str | None) -> list[Path] | None:
     return [note_of_pictures(output).parent / Path(name).name for name in note.pictures]
 
 
-class PictureWriter:
+class PictureWriter(LedgerTarget):
     """Pictures of a pattern or in a folder, named by :func:`picture_names`.
 
     They appear whole under their names; what has been finished is noted in ``.atelier-….parts/`` beside them, and in
@@ -151,16 +151,6 @@ class PictureWriter:
         except BaseException:
             self._ledger.release()
             raise
-
-    @property
-    def frames_done(self) -> int:
-        """The next frame to write has this index."""
-        return self._ledger.frames
-
-    @property
-    def state(self) -> bytes | None:
-        """What was given with the last finished segment."""
-        return self._ledger.state
 
     def write(self, pixels: NDArray[Any], frame: VideoFrame) -> bool:
         """Write the picture made of ``frame``; True when the segment is full."""

@@ -21,7 +21,7 @@ from atelier.images.video_encode import (
     nominal_rate,
     plan_encoding,
 )
-from atelier.images.video_ledger import Ledger
+from atelier.images.video_ledger import Ledger, LedgerTarget
 
 if TYPE_CHECKING:
     from av import Packet
@@ -46,7 +46,7 @@ _LEFT_BEHIND = (
 """Notes that describe the old file, not the film."""
 
 
-class VideoWriter:
+class VideoWriter(LedgerTarget):
     """Writes a film in segments of a fixed number of frames, beside the output in ``NAME.parts/``.
 
     Each segment has its own encoder and no B-frames, so a run that goes on after a stop gives the same packets as
@@ -129,16 +129,6 @@ class VideoWriter:
         self._open: ExitStack | None = None
         self._frames = 0
         self._durations: list[int] = []
-
-    @property
-    def frames_done(self) -> int:
-        """Frames in finished segments: the next frame to write has this index."""
-        return self._ledger.frames
-
-    @property
-    def state(self) -> bytes | None:
-        """What was given to :meth:`end_segment` last; None at the beginning."""
-        return self._ledger.state
 
     @property
     def parts(self) -> Path:
